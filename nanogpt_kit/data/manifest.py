@@ -22,8 +22,21 @@ class DatasetRecord(JsonRecord):
     """Which dataset the tokens were made from."""
 
     use: str
-    code: str  # the identity of the component's code
+    code: str  # the identity of the code of the component, and of those within it
     fingerprint: str
+
+
+class SourceRecord(JsonRecord):
+    """Counts and hashes of the tokens of a split that come from one source of the dataset."""
+
+    tokens: Count
+    bytes: Count
+    documents: Count
+    unknown: Count
+    # of the tokens, the starts of documents counted from its first token, and the text; None for train
+    sha256: Sha256 | None = None
+    documents_sha256: Sha256 | None = None
+    text_sha256: Sha256 | None = None
 
 
 class SplitRecord(JsonRecord):
@@ -40,6 +53,7 @@ class SplitRecord(JsonRecord):
     documents_sha256: Sha256
     text_sha256: Sha256 | None = None  # of the text, the same for every tokenizer; None for train
     references: dict[str, Annotated[float, Field(ge=0, allow_inf_nan=False)]] = {}  # bits per byte, by compressor
+    sources: list[SourceRecord] = []  # in the order of their tokens; empty where the dataset is one source
 
 
 class DataManifest(JsonRecord):

@@ -11,10 +11,11 @@ from typing import Any
 from nanogpt_kit.core.errors import KitError
 from nanogpt_kit.core.experiment import Experiment
 from nanogpt_kit.core.kinds import Dataset
-from nanogpt_kit.core.options import digest
+from nanogpt_kit.core.options import components_in, digest
 from nanogpt_kit.core.paths import expand_path
 from nanogpt_kit.corpus.hash_split import HashSplitDataset
 from nanogpt_kit.data.build import build_data_folder
+from nanogpt_kit.data.dataset_sources import sources_of
 from nanogpt_kit.data.manifest import FORMAT_VERSION, MANIFEST, DatasetRecord, damaged_data_error
 from nanogpt_kit.data.prepared_data import PreparedData
 from nanogpt_kit.data.tokenizer_of_run import find_tokenizer_of_run
@@ -70,14 +71,18 @@ def prepare(
 
 def warn_of_long_documents(dataset: Dataset, prepared: PreparedData) -> None:
     """Logs where a long document gives validation or test more text than training, as one novel among notes may."""
-    if not isinstance(dataset, HashSplitDataset) or dataset.val_fraction + dataset.test_fraction > MAX_HELD_OUT:
-        return
-    counts = {name: split.tokens for name, split in prepared.splits.items()}
-    largest = max(counts, key=counts.__getitem__)
-    if largest != "train":
-        sizes = f"{largest} has {counts[largest]:,} tokens and train has {counts['train']:,}"
-        remedy = "divide long ones into several files, or name a single file, whose end becomes val"
-        logger.warning("%s, since a document is not divided between splits; %s", sizes, remedy)
+    for index, (name, source) in enumerate(sources_of(dataset).items()):
+        if isinstance(source, HashSplitDataset) and source.val_fraction + source.test_fraction <= MAX_HELD_OUT:
+            counts = {
+                split: record.sources[index].tokens if name else record.tokens
+                for split, record in prepared.splits.items()
+            }
+            largest = max(counts, key=counts.__getitem__)
+            if largest != "train":
+                sizes = f"{largest} has {counts[largest]:,} tokens and train has {counts['train']:,}"
+                where = f" of {name!r}" if name else ""
+                remedy = "divide long ones into several files, or name a single file, whose end becomes val"
+                logger.warning("%s%s, since a document is not divided between splits; %s", sizes, where, remedy)
 
 
 def check_target_free(path: Path) -> None:
@@ -99,7 +104,9 @@ class DataIdentity:
     @classmethod
     def of(cls, experiment: Experiment, state: dict[str, Any] | None) -> DataIdentity:
         entry = experiment.entry_of(experiment.dataset)
-        dataset = DatasetRecord(use=entry.name, code=entry.identity, fingerprint=experiment.dataset.fingerprint())
+        inner = [experiment.entry_of(part).identity for _, part in components_in(experiment.dataset)]
+        code = digest([entry.identity, inner]) if inner else entry.identity
+        dataset = DatasetRecord(use=entry.name, code=code, fingerprint=experiment.dataset.fingerprint())
         return cls(dataset, tokenizer_identity(experiment), None if state is None else digest(state))
 
     @property

@@ -46,11 +46,22 @@ class SplitCounts:
     begin: int = 0  # index of the first token of the document that is being written
 
 
+@dataclass
+class SourceCounts:
+    """Counts of the tokens of a split that come from one source; see SourceRecord."""
+
+    tokens: int = 0
+    bytes: int = 0
+    documents: int = 0
+    unknown: int = 0
+
+
 class SplitState(BaseModel):
     """A split in the journal: its counts, and the size and hashes of its files."""
 
     model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
     counts: dict[str, Annotated[int, Field(ge=0)]] = {}
+    sources: list[dict[str, Annotated[int, Field(ge=0)]]] = []  # counts of each
     size: Annotated[int, Field(ge=0)] = 0  # bytes of tokens
     sha256: str = hashlib.sha256().hexdigest()  # of the tokens
     documents_sha256: str = hashlib.sha256().hexdigest()
@@ -72,11 +83,17 @@ class SplitFiles:
 
     tokens: IO[bytes]
     document_starts: IO[bytes]
+    sources: list[SourceCounts]  # empty where the dataset is one source
     counts: SplitCounts = field(default_factory=SplitCounts)
     sha256: Any = field(default_factory=hashlib.sha256)
     documents_sha256: Any = field(default_factory=hashlib.sha256)
 
-    def add(self, chunk: EncodedChunk) -> None:
+    def add(self, chunk: EncodedChunk, source: int) -> None:
+        for of_source in self.sources[source : source + 1]:
+            of_source.tokens += len(chunk.ids)
+            of_source.bytes += chunk.text_bytes
+            of_source.documents += len(chunk.document_starts)
+            of_source.unknown += chunk.unknown
         counts = self.counts
         starts = chunk.document_starts + counts.tokens
         self.tokens.write(chunk.ids.data)
@@ -99,7 +116,8 @@ class SplitFiles:
     def finish(self) -> SplitRecord:
         counts = asdict(self.counts)
         counts["longest"] = max(counts["longest"], counts["tokens"] - counts.pop("begin"))
-        return SplitRecord.of_json({**counts, **self.hashes, "duplicates": 0})
+        sources = [asdict(source) for source in self.sources]
+        return SplitRecord.of_json({**counts, **self.hashes, "duplicates": 0, "sources": sources})
 
 
 class TokenWriter:
@@ -110,9 +128,10 @@ class TokenWriter:
     encoder (its `fingerprint`), or was changed since.
     """
 
-    def __init__(self, folder: Path, splits: tuple[str, ...], fingerprint: str) -> None:
+    def __init__(self, folder: Path, splits: tuple[str, ...], fingerprint: str, n_sources: int = 0) -> None:
         self.folder = folder
         self.fingerprint = fingerprint
+        self.n_sources = n_sources
         self.journal = folder / JOURNAL
         before = read_journal(self.journal) if os.path.lexists(self.journal) else Journal(encoder=fingerprint)
         if before.encoder != fingerprint:
@@ -133,13 +152,16 @@ class TokenWriter:
     def _open(self, split: str, state: SplitState, stack: ExitStack) -> SplitFiles:
         try:
             counts = SplitCounts(**state.counts)
+            sources = [SourceCounts(**source) for source in state.sources or [{}] * self.n_sources]
         except TypeError:
             raise StalePreparation(f"its {JOURNAL} is damaged") from None
+        if len(sources) != self.n_sources:
+            raise StalePreparation(f"its {JOURNAL} has other sources")
         tokens, sha256 = reopen_truncated(tokens_file(self.folder, split), state.size, stack)
         starts, documents_sha256 = reopen_truncated(
             document_starts_file(self.folder, split), 8 * counts.documents, stack
         )
-        files = SplitFiles(tokens, starts, counts, sha256, documents_sha256)
+        files = SplitFiles(tokens, starts, sources, counts, sha256, documents_sha256)
         if files.hashes != {"sha256": state.sha256, "documents_sha256": state.documents_sha256}:
             raise StalePreparation(f"its tokens of {split} have changed")
         return files
@@ -162,14 +184,16 @@ class TokenWriter:
             raise StalePreparation("its text has changed")
         return True
 
-    def add(self, split: str, chunk: EncodedChunk, empty_documents: int = 0, checksum: int = 0) -> None:
+    def add(
+        self, split: str, chunk: EncodedChunk, empty_documents: int = 0, checksum: int = 0, source: int = 0
+    ) -> None:
         """Queues a chunk to be written. Raises OSError, as on a full disk, for this chunk or one added before."""
-        self.writes.append(self.write_thread.submit(self._write, split, chunk, empty_documents, checksum))
+        self.writes.append(self.write_thread.submit(self._write, split, chunk, empty_documents, checksum, source))
         while len(self.writes) > MAX_QUEUED_CHUNKS or (self.writes and self.writes[0].done()):
             self.writes.popleft().result()
 
-    def _write(self, split: str, chunk: EncodedChunk, empty_documents: int, checksum: int) -> None:
-        self.splits[split].add(chunk)
+    def _write(self, split: str, chunk: EncodedChunk, empty_documents: int, checksum: int, source: int) -> None:
+        self.splits[split].add(chunk, source)
         self.splits[split].counts.empty += empty_documents
         self.chunks += 1
         self.checksum = checksum
@@ -185,7 +209,12 @@ class TokenWriter:
         for file in files:
             file.flush()
         splits = {
-            name: SplitState(counts=asdict(split.counts), size=split.tokens.tell(), **split.hashes)
+            name: SplitState(
+                counts=asdict(split.counts),
+                sources=[asdict(source) for source in split.sources],
+                size=split.tokens.tell(),
+                **split.hashes,
+            )
             for name, split in self.splits.items()
         }
         journal = Journal(encoder=self.fingerprint, chunks=self.chunks, checksum=self.checksum, splits=splits)

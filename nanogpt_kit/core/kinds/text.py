@@ -6,6 +6,7 @@ import codecs
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 from pydantic import Field
@@ -65,18 +66,16 @@ class Dataset(Component):
         """
         return {}
 
-    def shares(self, windows: Mapping[str, int]) -> Mapping[str, float]:
-        """The parts that the sources have in the training windows, in any unit, by name.
-
-        `windows` are those that the train split of each source has.
-        """
+    def shares(self, windows: Mapping[str, int]) -> Mapping[str, float | Fraction]:
+        """The share of each source in the training windows, in any unit; `windows`: those that its train split has."""
         return windows
 
-    def check_passes(self, passes: Mapping[str, float]) -> None:
-        """Raises KitError where a run would train on the text of a source more often than the options allow.
+    def pass_faults(self, taken: Mapping[str, int], windows: Mapping[str, int]) -> Mapping[str, str]:
+        """Why a run is refused that trains on the text of a source more often than the options allow, by option.
 
-        `passes` are the windows that the run takes from each source, as a multiple of those that its train split has.
+        `taken` are the windows that the run takes from each source, `windows` those that its train split has.
         """
+        return {}
 
     def text_bytes(self) -> int | None:
         """The size of the text of all splits, if it is known without reading it; else None."""
