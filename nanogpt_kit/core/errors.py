@@ -134,6 +134,11 @@ def dotted(key: Key) -> str:
     return ".".join(str(part) for part in key)
 
 
+def parsed_key(text: str) -> Key:
+    """The key whose dotted form this is."""
+    return tuple(int(part) if part.isdecimal() else part for part in text.split("."))
+
+
 def did_you_mean(name: str, allowed: Iterable[str]) -> str:
     """The end of a message about an unknown name: the nearest name, then all of them."""
     names = sorted(allowed)
@@ -159,5 +164,5 @@ def option_error(key: str, message: str, *partners: str) -> ValidationError:
     from pydantic_core import InitErrorDetails, PydanticCustomError
 
     problem = PydanticCustomError("kit", "{message}", {"message": message, "key": key, "partners": partners})
-    details = InitErrorDetails(type=problem, loc=tuple(key.split(".")), input=None)
+    details = InitErrorDetails(type=problem, loc=parsed_key(key), input=None)
     return ValidationError.from_exception_data(key, [details])

@@ -12,7 +12,7 @@ from pydantic import ValidationError
 from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
-from nanogpt_kit.core.errors import MAX_SHOWN, Fault, Key, KitError, allowed_text, dotted
+from nanogpt_kit.core.errors import MAX_SHOWN, Fault, Key, KitError, allowed_text, dotted, parsed_key
 from nanogpt_kit.core.experiment_keys import component_of_list
 from nanogpt_kit.core.key_rules import name_of_element
 from nanogpt_kit.core.layers import Layers
@@ -102,7 +102,7 @@ def reported_key(detail: ErrorDetails, layers: Layers) -> Key:
     relation = detail.get("ctx", {})
     if relation.get("partners"):
         table = detail["loc"][: -len(relation["key"].split("."))]
-        keys = [(*table, *key.split(".")) for key in (relation["key"], *relation["partners"])]
+        keys = [(*table, *parsed_key(key)) for key in (relation["key"], *relation["partners"])]
         detail = {**detail, "loc": max(keys, key=layers.height)}  # the first of those that are equal
     return written_key(detail, layers.values)
 

@@ -5,7 +5,7 @@ So every order chooses windows within each source as on a dataset of that source
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -13,15 +13,14 @@ from pydantic import PrivateAttr
 
 from nanogpt_kit.core.errors import RunFailed
 from nanogpt_kit.core.kinds import Order, OrderContext, PackedOrder, PackedWindows
-from nanogpt_kit.data.quota import QuotaSequence, whole_weights
+from nanogpt_kit.data.quota import QuotaSequence
 from nanogpt_kit.data.split import Source, Split
 
 
-def order_of_sources(order: Order, split: Split, shares: Mapping[str, float]) -> Order:
-    """The order of a whole split, given the share of each source; `order` itself where the split has no sources."""
-    if not split.sources:
+def order_of_sources(order: Order, split: Split, quota: QuotaSequence | None) -> Order:
+    """The order of a whole split, given the sources of its windows; `order` itself where the split has no sources."""
+    if quota is None:
         return order
-    quota = QuotaSequence(whole_weights([shares[source.name] for source in split.sources]))
     parts = tuple((source, split.of_source(source)) for source in split.sources)
     of_sources = PackedOrderOfSources() if isinstance(order, PackedOrder) else OrderOfSources()
     of_sources._windows = WindowsOfSources(order, quota, parts)

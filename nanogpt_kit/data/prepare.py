@@ -69,6 +69,19 @@ def prepare(
     return prepared
 
 
+def find_prepared(experiment: Experiment) -> PreparedData | None:
+    """What an earlier preparation has written; its manifest alone is checked. None where there is none.
+
+    Raises KitError where the text cannot be read: its contents decide which data is the experiment's.
+    """
+    use = experiment.entry_of(experiment.dataset).name, experiment.entry_of(experiment.tokenizer).name
+    if not any(data_root().glob(f"{folder_prefix(*use)}-*/{MANIFEST}")):
+        return None
+    taken = find_tokenizer_of_run(experiment)
+    path = data_root() / DataIdentity.of(experiment, taken.state if taken else None).folder_name
+    return PreparedData.open(path, experiment) if (path / MANIFEST).exists() else None
+
+
 def warn_of_long_documents(dataset: Dataset, prepared: PreparedData) -> None:
     """Logs where a long document gives validation or test more text than training, as one novel among notes may."""
     for index, (name, source) in enumerate(sources_of(dataset).items()):
@@ -91,6 +104,11 @@ def check_target_free(path: Path) -> None:
         raise KitError(f"{path} is not a folder; remove it to prepare the data there")
     if path.exists() and any(path.iterdir()):
         raise damaged_data_error(path, MANIFEST, "is missing")
+
+
+def folder_prefix(dataset: str, tokenizer: str) -> str:
+    """What the names of the folders begin with that have the data of these components."""
+    return f"{dataset}-{tokenizer}".replace("/", "-")
 
 
 @dataclass(frozen=True)
@@ -117,8 +135,7 @@ class DataIdentity:
             "dataset": self.dataset.as_json(),
             "tokenizer": {**self.tokenizer, **state},
         }
-        name = f"{self.dataset.use}-{self.tokenizer['use']}".replace("/", "-")
-        return f"{name}-{digest(values)[:12]}"
+        return f"{folder_prefix(self.dataset.use, self.tokenizer['use'])}-{digest(values)[:12]}"
 
     def check(self, prepared: PreparedData, state: dict[str, Any] | None) -> None:
         """Raises KitError where the folder contains other data than its name says, though undamaged."""

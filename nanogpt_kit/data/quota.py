@@ -15,13 +15,13 @@ import numpy as np
 MAX_PERIOD = 100_000  # windows: weights with five decimals are exact; their order is found in 0.2 s
 
 
-def whole_weights(weights: Sequence[float]) -> tuple[int, ...]:
+def whole_weights(weights: Sequence[float | Fraction]) -> tuple[int, ...]:
     """Whole numbers in the ratio of the weights, with a sum of at most MAX_PERIOD.
 
     They are exact where such numbers exist for the weights as they are written in decimals. Else each is rounded to a
     multiple of 1 / MAX_PERIOD of the sum, up or down, and up to one such part where it is smaller.
     """
-    exact = [Fraction(repr(weight)) for weight in weights]
+    exact = [Fraction(str(weight)) for weight in weights]
     unit = lcm(*(weight.denominator for weight in exact))
     whole = [int(weight * unit) for weight in exact]
     divisor = gcd(*whole)

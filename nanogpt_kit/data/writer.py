@@ -24,6 +24,7 @@ from nanogpt_kit.system.reading import read_bytes
 from nanogpt_kit.system.writing import write_atomically
 
 JOURNAL = "progress.json"
+SOURCE_COUNTS = ("tokens", "bytes", "documents", "unknown")  # see SourceRecord
 SHARD_BYTES = 64_000_000  # of text: what a kill can cost, two seconds of BPE on two cores
 MAX_QUEUED_CHUNKS = 4  # that wait for the disk, so that memory is bounded
 RESERVED_BYTES = 50_000_000  # of disk, left to other programs
@@ -44,16 +45,6 @@ class SplitCounts:
     unknown: int = 0
     longest: int = 0
     begin: int = 0  # index of the first token of the document that is being written
-
-
-@dataclass
-class SourceCounts:
-    """Counts of the tokens of a split that come from one source; see SourceRecord."""
-
-    tokens: int = 0
-    bytes: int = 0
-    documents: int = 0
-    unknown: int = 0
 
 
 class SplitState(BaseModel):
@@ -83,17 +74,16 @@ class SplitFiles:
 
     tokens: IO[bytes]
     document_starts: IO[bytes]
-    sources: list[SourceCounts]  # empty where the dataset is one source
+    sources: list[dict[str, int]]  # counts of each; empty where the dataset is one source
     counts: SplitCounts = field(default_factory=SplitCounts)
     sha256: Any = field(default_factory=hashlib.sha256)
     documents_sha256: Any = field(default_factory=hashlib.sha256)
 
     def add(self, chunk: EncodedChunk, source: int) -> None:
+        added = len(chunk.ids), chunk.text_bytes, len(chunk.document_starts), chunk.unknown
         for of_source in self.sources[source : source + 1]:
-            of_source.tokens += len(chunk.ids)
-            of_source.bytes += chunk.text_bytes
-            of_source.documents += len(chunk.document_starts)
-            of_source.unknown += chunk.unknown
+            for name, count in zip(SOURCE_COUNTS, added, strict=True):
+                of_source[name] += count
         counts = self.counts
         starts = chunk.document_starts + counts.tokens
         self.tokens.write(chunk.ids.data)
@@ -116,8 +106,7 @@ class SplitFiles:
     def finish(self) -> SplitRecord:
         counts = asdict(self.counts)
         counts["longest"] = max(counts["longest"], counts["tokens"] - counts.pop("begin"))
-        sources = [asdict(source) for source in self.sources]
-        return SplitRecord.of_json({**counts, **self.hashes, "duplicates": 0, "sources": sources})
+        return SplitRecord.of_json({**counts, **self.hashes, "duplicates": 0, "sources": self.sources})
 
 
 class TokenWriter:
@@ -152,10 +141,10 @@ class TokenWriter:
     def _open(self, split: str, state: SplitState, stack: ExitStack) -> SplitFiles:
         try:
             counts = SplitCounts(**state.counts)
-            sources = [SourceCounts(**source) for source in state.sources or [{}] * self.n_sources]
         except TypeError:
             raise StalePreparation(f"its {JOURNAL} is damaged") from None
-        if len(sources) != self.n_sources:
+        sources = state.sources or [dict.fromkeys(SOURCE_COUNTS, 0) for _ in range(self.n_sources)]
+        if len(sources) != self.n_sources or any(set(source) != set(SOURCE_COUNTS) for source in sources):
             raise StalePreparation(f"its {JOURNAL} has other sources")
         tokens, sha256 = reopen_truncated(tokens_file(self.folder, split), state.size, stack)
         starts, documents_sha256 = reopen_truncated(
@@ -211,7 +200,7 @@ class TokenWriter:
         splits = {
             name: SplitState(
                 counts=asdict(split.counts),
-                sources=[asdict(source) for source in split.sources],
+                sources=split.sources,
                 size=split.tokens.tell(),
                 **split.hashes,
             )

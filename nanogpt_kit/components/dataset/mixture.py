@@ -110,7 +110,7 @@ class Mixture(Dataset):
                 allowed = f"max_passes = {part.max_passes:g} allows {int(part.max_passes * one_pass):,}"
                 faults[f"part.{index}.max_passes"] = (
                     f"the run takes {n:,} windows from {part.name!r}, which has {one_pass:,}, so that it passes "
-                    f"{n / one_pass:.2f} times over it; {allowed}"
+                    f"{n / one_pass:.3g} times over it; {allowed}"
                 )
         return faults
 
