@@ -41,7 +41,9 @@ def print_shares(experiment: Experiment) -> None:
     record = shares_record(experiment)
     for name, source in record.items():
         share = "unknown" if source["share"] is None else f"{100 * source['share']:.4g}%"
-        run = "" if source["passes"] is None else f", {source['windows']:,} in {source['passes']:.3g} passes"
-        print_lines(f"training windows from {name}: {share}{run}")
+        line = f"{name}: {share} of the training windows"
+        if source["passes"] is not None:
+            line += f", {source['windows']:,} in the run, which are {source['passes']:.3g} passes over it"
+        print_lines(line)
     if any(source["passes"] is None for source in record.values()):
         print_lines("how often the run passes over each source is known when its data is prepared")

@@ -17,7 +17,7 @@ from dataclasses import replace
 from fractions import Fraction
 from hashlib import sha256
 from itertools import chain
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import numpy as np
 
@@ -48,6 +48,7 @@ class Part(Options):
 
 
 class Mixture(Dataset):
+    share_options: ClassVar[frozenset[str]] = frozenset({"name", "weight", "repeats", "max_passes"})
     part: tuple[Part, ...] = Field(min_length=1, description="parts, each with a dataset")
 
     @model_validator(mode="before")

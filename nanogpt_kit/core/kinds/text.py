@@ -27,6 +27,7 @@ class Dataset(Component):
     """
 
     kind: ClassVar[str] = "dataset"
+    share_options: ClassVar[frozenset[str]] = frozenset()  # of it and of its tables: those that decide no text
 
     @property
     def splits(self) -> tuple[str, ...]:
