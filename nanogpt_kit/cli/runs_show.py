@@ -166,8 +166,22 @@ def origin_lines(record: Mapping[str, Any]) -> list[tuple[str, Any]]:
         ("packages", packages_text(distributions) if isinstance(distributions, dict) else None),
         ("machine", ", ".join(str(text) for text in [*hardware, threads] if text)),
         ("data", data.get("folder")),
+        ("sources", sources_text(data.get("sources"), record["tokens"])),
         *((f"{TAKEN[kind]} of", checkpoint) for kind, checkpoint in record["starts_from"].items()),
     ]
+
+
+def sources_text(sources: Any, tokens: Any) -> str | None:
+    """The share of each source, and how often `tokens` tokens of the run have passed over it."""
+    if not isinstance(sources, dict):
+        return None
+    texts = []
+    for name, source in sources.items():
+        share, there = (source.get(key) if isinstance(source, dict) else None for key in ("share", "tokens"))
+        if isinstance(share, int | float) and isinstance(there, int) and there > 0:
+            passes = f" in {tokens * share / there:.3g} passes" if isinstance(tokens, int) else ""
+            texts.append(f"{100 * share:.4g}% {name}{passes}")
+    return ", ".join(texts)
 
 
 def file_lines(record: Mapping[str, Any]) -> list[tuple[str, Any]]:

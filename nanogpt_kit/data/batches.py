@@ -11,10 +11,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from nanogpt_kit.core.errors import RunFailed
 from nanogpt_kit.core.integers import ceil_div
 from nanogpt_kit.core.kinds import Order, OrderContext, PackedOrder
 from nanogpt_kit.core.step_plan import StepPlan
+from nanogpt_kit.data.order_of_sources import checked_starts
 from nanogpt_kit.data.packed import assemble, packed_windows, select_windows
 from nanogpt_kit.data.split import Split
 from nanogpt_kit.nn.loss import IGNORED
@@ -176,14 +176,8 @@ class Batches:
     def starts(self, step: int) -> np.ndarray:
         """(W,) the first token of each window, of all ranks. Raises RunFailed where one is outside the split."""
         ctx = self.context(step)
-        starts = self.order.starts(step, ctx)
-        if isinstance(self.order, PackedOrder):
-            return starts
-        last = ctx.n_tokens - ctx.block_size - 1
-        if starts.shape != (ctx.batch_windows,) or starts.min() < 0 or starts.max() > last:
-            expected = f"expected {ctx.batch_windows} starts from 0 to {last}"
-            raise RunFailed(f"order {type(self.order).__name__} returned starts {starts} for step {step}; {expected}")
-        return self.split.move_to_documents(starts, ctx.block_size) if self.order.at_documents else starts
+        packed = isinstance(self.order, PackedOrder)
+        return self.order.starts(step, ctx) if packed else checked_starts(self.order, step, ctx, self.split)
 
 
 class Prefetcher:

@@ -32,6 +32,10 @@ class CountedTokens:
     edges: np.ndarray  # (2 * runs,) int64, ascending: indices in the chunk
     text_bytes: int  # of the characters that they stand for
 
+    @property
+    def n_tokens(self) -> int:
+        return int((self.edges[1::2] - self.edges[::2]).sum())
+
 
 def count_tokens(chunk: TextChunk, ids_of_texts: Sequence[np.ndarray], encoder: Encoder) -> CountedTokens | None:
     """None where all tokens of the chunk count, as in one without a marked text.
@@ -110,20 +114,18 @@ class CountedFile:
         if chunk is None and not self.state.edges:
             return
         if not self.state.edges:  # the first marked document: all tokens before its chunk count
-            self._write(np.array([0, before[0]]), before[1])
-        if chunk is None:
-            self._write(np.array([0, n_tokens]) + before[0], text_bytes)
-        else:
-            self._write(chunk.edges + before[0], chunk.text_bytes)
+            self._write(CountedTokens(np.array([0, before[0]]), before[1]), 0)
+        self._write(chunk or CountedTokens(np.array([0, n_tokens]), text_bytes), before[0])
 
-    def _write(self, edges: np.ndarray, text_bytes: int) -> None:
-        raw = edges.astype("<i8").tobytes()
+    def _write(self, chunk: CountedTokens, first: int) -> None:
+        """Takes the tokens of a chunk whose first token has the index `first`."""
+        raw = (chunk.edges + first).astype("<i8").tobytes()
         self.file.write(raw)
         self.sha256.update(raw)
         self.state = CountedState(
-            edges=self.state.edges + len(edges),
-            tokens=self.state.tokens + int((edges[1::2] - edges[::2]).sum()),
-            bytes=self.state.bytes + text_bytes,
+            edges=self.state.edges + len(chunk.edges),
+            tokens=self.state.tokens + chunk.n_tokens,
+            bytes=self.state.bytes + chunk.text_bytes,
             sha256=self.sha256.hexdigest(),
         )
 

@@ -2,10 +2,21 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
+
+
+@dataclass(frozen=True)
+class Source:
+    """The part of a split that comes from one dataset of several."""
+
+    name: str
+    first: int  # the index of its first token in the split
+    n_tokens: int
+    first_document: int  # the index of its first document in the split
+    n_documents: int
 
 
 @dataclass(frozen=True)
@@ -18,7 +29,20 @@ class Split:
     tokens: np.ndarray  # (n_tokens,) memory map
     document_starts: np.ndarray  # (n_documents,) int64 memory map: the index of each first token
     has_eot: bool  # an end-of-text token follows each document
+    sources: tuple[Source, ...] = ()  # one after the other; empty where the dataset is one source
     counted: np.ndarray | None = None  # (2 * runs,) int64 memory map: the edges of the tokens that count; None: all do
+
+    def of_source(self, source: Source) -> Split:
+        """The tokens of one source alone, as a split. The starts of its documents are copied, 8 bytes each."""
+        tokens = self.tokens[source.first :][: source.n_tokens]
+        starts = self.document_starts[source.first_document :][: source.n_documents] - source.first
+        counted = None if self.counted is None else edges_within(self.counted, source.first, source.n_tokens)
+        return replace(self, tokens=tokens, document_starts=starts, sources=(), counted=counted)
+
+    @property
+    def by_source(self) -> dict[str, Split]:
+        """Each source as a split, by name; under the name "" the split itself where it has no sources."""
+        return {source.name: self.of_source(source) for source in self.sources} or {"": self}
 
     def windows(self, starts: np.ndarray, block_size: int) -> tuple[np.ndarray, np.ndarray]:
         """Ids and targets, each (W, T) int64. A window may reach past the end: targets are -1 there."""
@@ -73,3 +97,11 @@ class Split:
         last = len(self.tokens) - 1 - block_size
         moves = (starts > 0) & (nearest >= starts) & (nearest < starts + block_size) & (nearest <= last)
         return np.where(moves, nearest, starts)
+
+
+def edges_within(edges: np.ndarray, first: int, n_tokens: int) -> np.ndarray:
+    """The edges of the runs within `n_tokens` tokens from `first` on, counted from there."""
+    begin = np.searchsorted(edges, first, "right") // 2 * 2
+    end = (np.searchsorted(edges, first + n_tokens, "left") + 1) // 2 * 2
+    within: np.ndarray = np.clip(edges[begin:end] - first, 0, n_tokens)
+    return within

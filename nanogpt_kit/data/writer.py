@@ -17,7 +17,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from nanogpt_kit.core.errors import KitError
-from nanogpt_kit.data.counted import CountedFile, CountedState
+from nanogpt_kit.data.counted import CountedFile, CountedState, CountedTokens
 from nanogpt_kit.data.encode import EncodedChunk
 from nanogpt_kit.data.manifest import SplitRecord
 from nanogpt_kit.data.prepared_data import counted_file, document_starts_file, tokens_file
@@ -26,6 +26,7 @@ from nanogpt_kit.system.reading import read_bytes
 from nanogpt_kit.system.writing import write_atomically
 
 JOURNAL = "progress.json"
+SOURCE_COUNTS = ("tokens", "bytes", "documents", "unknown", "counted_tokens", "counted_bytes")  # see SourceRecord
 SHARD_BYTES = 64_000_000  # of text: what a kill can cost, two seconds of BPE on two cores
 MAX_QUEUED_CHUNKS = 4  # that wait for the disk, so that memory is bounded
 RESERVED_BYTES = 50_000_000  # of disk, left to other programs
@@ -49,6 +50,7 @@ class SplitState(BaseModel):
 
     model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
     counts: dict[str, Annotated[int, Field(ge=0)]] = {}
+    sources: list[dict[str, Annotated[int, Field(ge=0)]]] = []  # counts of each
     size: Annotated[int, Field(ge=0)] = 0  # bytes of tokens
     sha256: str = hashlib.sha256().hexdigest()  # of the tokens
     documents_sha256: str = hashlib.sha256().hexdigest()
@@ -72,11 +74,17 @@ class SplitFiles:
     tokens: IO[bytes]
     document_starts: IO[bytes]
     counted: CountedFile
+    sources: list[dict[str, int]]  # counts of each; empty where the dataset is one source
     counts: SplitCounts = field(default_factory=SplitCounts)
     sha256: Any = field(default_factory=hashlib.sha256)
     documents_sha256: Any = field(default_factory=hashlib.sha256)
 
-    def add(self, chunk: EncodedChunk) -> None:
+    def add(self, chunk: EncodedChunk, source: int) -> None:
+        counted = chunk.counted or CountedTokens(np.array([0, len(chunk.ids)]), chunk.text_bytes)
+        added = (len(chunk.ids), chunk.text_bytes, len(chunk.document_starts), chunk.unknown)
+        for of_source in self.sources[source : source + 1]:
+            for name, count in zip(SOURCE_COUNTS, (*added, counted.n_tokens, counted.text_bytes), strict=True):
+                of_source[name] += count
         counts = self.counts
         starts = chunk.document_starts + counts.tokens
         self.tokens.write(chunk.ids.data)
@@ -103,12 +111,16 @@ class SplitFiles:
 
     def state(self) -> SplitState:
         size, counts = self.tokens.tell(), asdict(self.counts)
-        return SplitState(counts=counts, size=size, counted=self.counted.state, **self.hashes)
+        return SplitState(counts=counts, sources=self.sources, size=size, counted=self.counted.state, **self.hashes)
 
     def finish(self) -> SplitRecord:
         counts = asdict(self.counts)
         counts["longest"] = max(counts["longest"], counts["tokens"] - counts.pop("begin"))
-        return SplitRecord.of_json({**counts, **self.hashes, "duplicates": 0, "counted": self.counted.finish()})
+        marks = self.counted.finish()
+        names = [name for name in SOURCE_COUNTS if marks or not name.startswith("counted")]
+        sources = [{name: source[name] for name in names} for source in self.sources]
+        of_files = {**self.hashes, "duplicates": 0, "sources": sources, "counted": marks}
+        return SplitRecord.of_json({**counts, **of_files})
 
 
 class TokenWriter:
@@ -119,9 +131,10 @@ class TokenWriter:
     encoder (its `fingerprint`), or was changed since.
     """
 
-    def __init__(self, folder: Path, splits: tuple[str, ...], fingerprint: str) -> None:
+    def __init__(self, folder: Path, splits: tuple[str, ...], fingerprint: str, n_sources: int = 0) -> None:
         self.folder = folder
         self.fingerprint = fingerprint
+        self.n_sources = n_sources
         self.journal = folder / JOURNAL
         before = read_journal(self.journal) if os.path.lexists(self.journal) else Journal(encoder=fingerprint)
         if before.encoder != fingerprint:
@@ -144,13 +157,16 @@ class TokenWriter:
             counts = SplitCounts(**state.counts)
         except TypeError:
             raise StalePreparation(f"its {JOURNAL} is damaged") from None
+        sources = state.sources or [dict.fromkeys(SOURCE_COUNTS, 0) for _ in range(self.n_sources)]
+        if len(sources) != self.n_sources or any(set(source) != set(SOURCE_COUNTS) for source in sources):
+            raise StalePreparation(f"its {JOURNAL} has other sources")
         tokens, sha256 = reopen_truncated(tokens_file(self.folder, split), state.size, stack)
         starts, documents_sha256 = reopen_truncated(
             document_starts_file(self.folder, split), 8 * counts.documents, stack
         )
         edges, counted_sha256 = reopen_truncated(counted_file(self.folder, split), 8 * state.counted.edges, stack)
         counted = CountedFile(edges, counted_sha256, state.counted)
-        files = SplitFiles(tokens, starts, counted, counts, sha256, documents_sha256)
+        files = SplitFiles(tokens, starts, counted, sources, counts, sha256, documents_sha256)
         hashes = {"sha256": state.sha256, "documents_sha256": state.documents_sha256}
         if files.hashes != hashes or counted_sha256.hexdigest() != state.counted.sha256:
             raise StalePreparation(f"its tokens of {split} have changed")
@@ -174,14 +190,16 @@ class TokenWriter:
             raise StalePreparation("its text has changed")
         return True
 
-    def add(self, split: str, chunk: EncodedChunk, empty_documents: int = 0, checksum: int = 0) -> None:
+    def add(
+        self, split: str, chunk: EncodedChunk, empty_documents: int = 0, checksum: int = 0, source: int = 0
+    ) -> None:
         """Queues a chunk to be written. Raises OSError, as on a full disk, for this chunk or one added before."""
-        self.writes.append(self.write_thread.submit(self._write, split, chunk, empty_documents, checksum))
+        self.writes.append(self.write_thread.submit(self._write, split, chunk, empty_documents, checksum, source))
         while len(self.writes) > MAX_QUEUED_CHUNKS or (self.writes and self.writes[0].done()):
             self.writes.popleft().result()
 
-    def _write(self, split: str, chunk: EncodedChunk, empty_documents: int, checksum: int) -> None:
-        self.splits[split].add(chunk)
+    def _write(self, split: str, chunk: EncodedChunk, empty_documents: int, checksum: int, source: int) -> None:
+        self.splits[split].add(chunk, source)
         self.splits[split].counts.empty += empty_documents
         self.chunks += 1
         self.checksum = checksum

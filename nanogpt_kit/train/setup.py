@@ -17,8 +17,10 @@ from nanogpt_kit.core.integers import ceil_div
 from nanogpt_kit.core.kinds import OrderContext, WrappedModel
 from nanogpt_kit.core.options import RunContext
 from nanogpt_kit.data.batches import Batches
+from nanogpt_kit.data.order_of_sources import order_of_sources
 from nanogpt_kit.data.prepare import prepare
 from nanogpt_kit.data.prepared_data import PreparedData
+from nanogpt_kit.data.shares import quota_of
 from nanogpt_kit.data.tokenizer_of_run import TokenizerOfRun, find_tokenizer_of_run, read_tokenizer_of_run
 from nanogpt_kit.generate.prompt import check_prompt
 from nanogpt_kit.nn.extra_names import extra_names
@@ -33,6 +35,7 @@ from nanogpt_kit.train.data_record import check_same_data, record_data
 from nanogpt_kit.train.efficiency import Efficiency
 from nanogpt_kit.train.evaluation import check_evaluators
 from nanogpt_kit.train.memory import keep_freed_memory
+from nanogpt_kit.train.passes import check_passes
 from nanogpt_kit.train.precision import Precision
 from nanogpt_kit.train.warm_start import WarmStart
 from nanogpt_kit.train.world import World
@@ -84,7 +87,7 @@ class Setup:
         )
         return Batches(
             split,
-            experiment.order,
+            order_of_sources(experiment.order, split, quota_of(experiment, self.data)),
             order,
             experiment.step_plan,
             with_segments=experiment.model.document_mask,
@@ -186,6 +189,7 @@ def prepare_checked_data(
     data = prepare(experiment, tokenizer_state=state, verify=world.local_rank == 0)  # for all ranks of this machine
     check_prompt(experiment, data.encoder)  # a mistake there would show after the training
     check_evaluators(experiment, data.encoder)
+    check_passes(experiment, data)
     if start:
         start.check_tokens(experiment, data)
     if resumed is not None:

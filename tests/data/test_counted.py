@@ -29,6 +29,7 @@ from nanogpt_kit.data.prepared_data import PreparedData
 from nanogpt_kit.data.split import Split
 from nanogpt_kit.data.unfinished_file import StalePreparation
 from nanogpt_kit.data.writer import TokenWriter
+from nanogpt_kit.data.yardsticks import compute_yardsticks
 
 # Yields what a JSON file holds: {"train": [text, or [text, spans]], "val": [...]}.
 MARKED = """
@@ -509,3 +510,66 @@ class Several(HashSplitDataset):
 
 def Single(text: str, spans: list[tuple[int, int]]) -> Several:
     return Several([MarkedText(text, tuple(spans))])
+
+
+# --- mixtures ---------------------------------------------------------------------------------------------------
+
+
+def test_a_part_of_a_mixture_counts_as_it_does_alone(tiny: Path) -> None:
+    """A marked part after a plain one, and before another marked one."""
+    parts = []
+    for name, n in (("plain", 0), ("asked", 3), ("other", 5)):
+        chosen = experiment(tiny, "tokenizer=byte", train=spread(n, 40), val=spread(n + 1 if n else 0, 30))
+        source = tiny.parent / f"{name}.json"
+        shutil.copy(tiny.parent / "marked.json", source)
+        parts.append({"name": name, "dataset": {"use": "marked", "source": str(source)}})
+    mixed = chosen.with_(dataset={"use": "mixture", "part": parts}, evaluator=["loss", "bits_per_byte"])
+    data = prepare(mixed)
+    alone = [prepare(mixed.with_(dataset=part["dataset"])) for part in parts]
+    for split in ("train", "val"):
+        whole, marks = data.split(split), []
+        for source, own in zip(whole.sources, alone, strict=True):
+            of_source, of_own = whole.of_source(source), own.split(split)
+            assert counted(of_source) == counted(of_own)
+            starts = np.arange(0, len(of_own.tokens), 7)
+            assert of_source.count_targets(starts, 9).tolist() == of_own.count_targets(starts, 9).tolist()
+            marks += counted(of_own)
+        assert counted(whole) == marks
+        for record, own in zip(data.splits[split].sources, alone, strict=True):
+            assert record.measured_bytes == own.splits[split].measured_bytes
+            assert record.counted_tokens == sum(counted(own.split(split)))
+        assert data.splits[split].measured_bytes == sum(own.splits[split].measured_bytes for own in alone)
+    yardsticks = compute_yardsticks(mixed, data.manifest)
+    fewer = mixed.with_(dataset={"use": "mixture", "part": parts[:2]})
+    unlike = compute_yardsticks(fewer, prepare(fewer).manifest)
+    assert yardsticks["val/loss/asked"] == unlike["val/loss/asked"]
+    assert yardsticks["val/loss"] != unlike["val/loss"]
+
+
+def spread(n: int, count: int) -> list[Marks]:
+    """Documents of which every `n`-th character counts, or plain ones for 0."""
+    texts = [f"{count} {number} some text " * 2 for number in range(count)]
+    if not n:
+        return list(texts)
+    return [(text, [(at, at + 1) for at in range(0, len(text), n)]) for text in texts]
+
+
+def test_a_part_of_which_nothing_counts_is_named(tiny: Path) -> None:
+    parts = []
+    for name, val in (("good", VAL), ("bad", [("nothing of this counts", [])])):
+        chosen = experiment(tiny, "tokenizer=byte", val=val)  # type: ignore[arg-type]
+        source = tiny.parent / f"{name}.json"
+        shutil.copy(tiny.parent / "marked.json", source)
+        parts.append({"name": name, "dataset": {"use": "marked", "source": str(source)}})
+    assert "no token of bad in val counts" in refused(chosen.with_(dataset={"use": "mixture", "part": parts}))
+
+
+def test_marks_are_part_of_a_yardstick(tiny: Path) -> None:
+    def yardsticks(*spans: tuple[int, int]) -> dict[str, str]:
+        chosen = experiment(tiny, "tokenizer=byte", val=[("x" * 30, list(spans))])
+        return compute_yardsticks(chosen, prepare(chosen).manifest)
+
+    one, same, other = yardsticks((3, 9)), yardsticks((3, 9)), yardsticks((3, 10))
+    assert one == same
+    for metric in ("val/loss", "val/bits_per_byte", ""):
+        assert one[metric] != other[metric]

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 from nanogpt_kit.api import EvaluateContext, Evaluator, Field
 
 
 class Loss(Evaluator):
+    measures_sources: ClassVar[bool] = True
     split: Literal["val", "test"] = Field(
         "val", description="split to evaluate; test is opened only by compare --open-test"
     )

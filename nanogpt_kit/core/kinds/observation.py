@@ -105,6 +105,9 @@ class Evaluator(Component):
 
     kind: ClassVar[str] = "evaluator"
     requires_finite: ClassVar[bool] = True  # a run fails where one of its metrics is infinite or NaN
+    # Where the dataset consists of sources, it also measures each of them: as val/loss/NAME besides val/loss. It must
+    # declare `metric_names`, and measure by `EvaluateContext.split_loss` alone.
+    measures_sources: ClassVar[bool] = False
 
     def check(self, encoder: Encoder, block_size: int) -> None:
         """Raises KitError where the vocabulary or the context is unfit for its texts. Called before training."""

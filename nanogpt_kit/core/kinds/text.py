@@ -6,6 +6,7 @@ import codecs
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Self
 
@@ -30,6 +31,7 @@ class Dataset(Component):
     """
 
     kind: ClassVar[str] = "dataset"
+    share_options: ClassVar[frozenset[str]] = frozenset()  # of it and of its tables: those that decide no text
 
     @property
     def splits(self) -> tuple[str, ...]:
@@ -60,6 +62,25 @@ class Dataset(Component):
 
         It uses no network, and need not read the text.
         """
+
+    @property
+    def sources(self) -> Mapping[str, Dataset]:
+        """The datasets that it consists of, by name: each window has tokens of one of them. Empty: it is one source.
+
+        Each split has the tokens of one after the other. No source has sources itself.
+        """
+        return {}
+
+    def shares(self, windows: Mapping[str, int]) -> Mapping[str, float | Fraction]:
+        """The share of each source in the training windows, in any unit; `windows`: those that its train split has."""
+        return windows
+
+    def pass_faults(self, taken: Mapping[str, int], windows: Mapping[str, int]) -> Mapping[str, str]:
+        """Why a run is refused that trains on the text of a source more often than the options allow, by option.
+
+        `taken` are the windows that the run takes from each source, `windows` those that its train split has.
+        """
+        return {}
 
     def text_bytes(self) -> int | None:
         """The size of the text of all splits, if it is known without reading it; else None."""
