@@ -136,7 +136,7 @@ def tokenizer(request: pytest.FixtureRequest, gpt2_vocabulary: None, tmp_path: P
 
 
 @pytest.mark.filterwarnings("ignore:.*tiktoken.*")
-def test_a_token_counts_where_any_of_its_text_lies_in_a_span(tiny: Path, tokenizer: str) -> None:
+def test_a_token_counts_where_any_of_its_text_is_in_a_span(tiny: Path, tokenizer: str) -> None:
     prepared = prepare(experiment(tiny, tokenizer))
     for name, documents in (("train", TRAIN), ("val", VAL)):
         split, flags = prepared.split(name), expected(documents, prepared.encoder)

@@ -8,8 +8,8 @@ import os
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -30,6 +30,7 @@ from nanogpt_kit.runs.metrics import read_metrics
 from nanogpt_kit.testing.dataset import DatasetConformance
 from nanogpt_kit.train import session
 from nanogpt_kit.train.cores import CoreAllocation
+from nanogpt_kit.train.data_record import check_same_data
 from nanogpt_kit.train.setup import Placement, Setup
 from nanogpt_kit.train.stop import StopSignals
 from nanogpt_kit.train.trainer import Trainer
@@ -260,6 +261,19 @@ def test_a_run_that_was_stopped_resumes_exactly(tiny: Path, source: Path) -> Non
         assert logged(resumed, metric) == logged(whole, metric)
         assert len(logged(whole, metric)) == 9
     assert logged(resumed, "val/loss")[-1] == logged(whole, "val/loss")[-1]
+
+
+def test_a_run_does_not_continue_with_other_marks(tiny: Path, source: Path) -> None:
+    """The tokens are the same, and so is what the run would resume from."""
+    folder, data = run(tiny, source, "train.steps=0"), prepare(experiment(tiny, source))
+    check_same_data(folder, data)
+    record = data.splits["train"]
+    assert record.counted is not None
+    other = record.model_copy(update={"counted": record.counted.model_copy(update={"sha256": "0" * 64})})
+    splits = {**data.manifest.splits, "train": other}
+    changed = replace(data, manifest=data.manifest.model_copy(update={"splits": splits}))
+    with pytest.raises(KitError, match=r"was trained on other marks than .*, and cannot continue with these"):
+        check_same_data(folder, changed)
 
 
 # --- mistakes, and the documentation ----------------------------------------------------------------------------

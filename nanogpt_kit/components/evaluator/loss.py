@@ -1,4 +1,4 @@
-"""Mean loss over a whole split, in nats per token: every token except the first, once, with equal weight."""
+"""Mean loss over a whole split, in nats per token: each token that counts, except the first, with equal weight."""
 
 from __future__ import annotations
 

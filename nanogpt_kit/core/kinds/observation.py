@@ -54,7 +54,7 @@ class MemorySampler(Sampler):
 
 @dataclass(frozen=True)
 class SplitLoss:
-    """The loss over a whole split: every token except the first, each once and with equal weight."""
+    """The loss over a whole split: every token that counts, except the first, each once and with equal weight."""
 
     nats: float
     tokens: int
