@@ -102,7 +102,7 @@ REMEDIES = {  # patterns of the first line, by test
     "test_text_is_decoded_correctly": "document 5 of train .*Decode it with its encoding",
     "test_all_text_is_unicode": "document 5 of train .*use errors='replace'",
     "test_no_text_is_in_two_splits": "'three' is in train and in val: .*HashSplitDataset.*has_own_splits = True",
-    "test_documents_with_split_are_those_of_the_splits": "(about|of) (train|val): .*leave documents_with_split to the base",
+    "test_documents_with_split_are_those_of_the_splits": "(about|of) (train|val): .*leave documents_with_split to the",
     "test_something_counts_in_every_split": "of val has text: mark what is to be learnt, or yield strings",
     "test_the_fingerprint_is_a_stable_hash": "a hash of the options and of the source's content",
     "test_the_text_size_is_positive_or_unknown": r"text_bytes\(\) is 0.5: return a positive whole number",
