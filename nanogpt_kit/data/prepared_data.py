@@ -167,7 +167,7 @@ def check_counted(splits: Mapping[str, SplitRecord], sources: tuple[str, ...] = 
     for name, split in splits.items():
         of_sources = zip(sources, split.sources, strict=True)
         counts |= {f"{source} in {name}": record.counted_tokens or 0 for source, record in of_sources if split.counted}
-    empty = [name for name, count in counts.items() if count < 2]  # the first token is no target
+    empty = [name for name, count in counts.items() if count < 2]  # the first token is not a target
     if empty:
         reason = f"no token of {' and '.join(empty)} counts, since no span of the documents there has text"
         raise KitError(f"{reason}; mark what is to be learnt, or yield documents that are not marked")
