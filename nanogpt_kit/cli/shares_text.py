@@ -40,7 +40,7 @@ def print_shares(experiment: Experiment) -> None:
     """A line for each source; none where the dataset is one source."""
     record = shares_record(experiment)
     for name, source in record.items():
-        share = "unknown" if source["share"] is None else f"{100 * source['share']:.4g}%"
+        share = "a share by its size" if source["share"] is None else f"{100 * source['share']:.4g}%"
         line = f"{name}: {share} of the training windows"
         if source["passes"] is not None:
             line += f", {source['windows']:,} in the run, which are {source['passes']:.3g} passes over it"
