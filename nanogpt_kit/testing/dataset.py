@@ -93,14 +93,17 @@ class DatasetConformance(ComponentConformance):
             assert not source.sources, f"source {name!r} has sources itself: name those in its place"
             assert METRIC_PART.fullmatch(name), f"source {name!r} names a metric: use letters, digits, '.', '_' and '-'"
 
-    def test_the_shares_are_numbers_for_all_sources(self) -> None:
+    def test_the_proportions_are_numbers_for_all_sources(self) -> None:
         windows = {name: 7 + index for index, name in enumerate(self.component.sources)}
         if not windows:
             pytest.skip(f"{type(self.component).__name__} is one source")
-        shares = self.component.shares(windows)
-        assert shares.keys() == windows.keys(), f"shares() names {sorted(shares)}: name {', '.join(windows)}"
-        valid = all(0 <= share < math.inf for share in shares.values()) and any(shares.values())
-        assert valid, f"shares() is {dict(shares)}: return numbers of at least 0, at least one of them above it"
+        proportions = self.component.proportions(windows)
+        assert proportions.keys() == windows.keys(), (
+            f"proportions() has {sorted(proportions)}: give {', '.join(windows)}"
+        )
+        valid = all(0 <= part < math.inf for part in proportions.values()) and any(proportions.values())
+        remedy = "return numbers of at least 0, at least one of them above it"
+        assert valid, f"proportions() is {dict(proportions)}: {remedy}"
 
     # --- text ---
 

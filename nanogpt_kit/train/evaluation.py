@@ -91,7 +91,7 @@ class Evaluation:
         return self.split_losses[split, self.source]
 
     def _loss_of(self, split: Split, text_bytes: int) -> SplitLoss:
-        """The loss over a split or the part of one source, whose text has so many bytes."""
+        """The loss over a split or the part of one source, whose text has `text_bytes` bytes."""
         losses = self.world.all_gather(list(self._batch_losses(split)))
         nats = sum(loss for of_ranks in zip(*losses, strict=True) for loss in of_ranks)  # in the batches' order
         first_bytes = len(self.encoder.decode_bytes([int(split.tokens[0])]))

@@ -1,4 +1,4 @@
-"""What commands report of a mixture: shares, windows and passes."""
+"""What commands report of a mixture: proportions, windows and passes."""
 
 from __future__ import annotations
 
@@ -30,25 +30,24 @@ def passes(path: Path) -> dict[str, float]:
     return {"code": 75 / ((tokens["code"] - 1) // 16), "notes": 25 / ((tokens["notes"] - 1) // 16)}
 
 
-def test_check_explains_shares_and_once_the_data_is_prepared_the_passes(mixed: Path, command: Command) -> None:
+def test_check_explains_proportions_and_once_the_data_is_prepared_the_passes(mixed: Path, command: Command) -> None:
     before = command("check", mixed, "--explain")
     assert before.code == 0, before.err
     assert "code: 75% of the training windows\nnotes: 25% of the training windows\n" in before.out
     assert "is known when its data is prepared" in before.out
     unknown = json.loads(command("check", mixed, "--json").out)["sources"]
-    assert unknown["code"] == {"share": 0.75, "windows": None, "passes": None}
+    assert unknown["code"] == {"fraction": 0.75, "windows": None, "passes": None}
     of_run = passes(mixed)
     after = command("check", mixed, "--explain").out
     assert f"notes: 25% of the training windows, 25 in the run, which are {of_run['notes']:.3g} passes over it" in after
     assert "is known when" not in after
     known = json.loads(command("check", mixed, "--json").out)["sources"]
-    assert known["code"] == {"share": 0.75, "windows": 75, "passes": of_run["code"]}
+    assert known["code"] == {"fraction": 0.75, "windows": 75, "passes": of_run["code"]}
 
 
-def test_shares_that_depend_on_the_size_are_known_with_the_data(tiny: Path, command: Command) -> None:
+def test_proportions_that_depend_on_the_size_are_known_with_the_data(tiny: Path, command: Command) -> None:
     tiny.write_text(mixture(tiny, code=sentences("code", 90), notes=sentences("notes", 40)).to_toml(), encoding="utf-8")
-    assert "code: unknown of the training windows" not in command("check", tiny, "--explain").out
-    assert "code: a share by its size" in command("check", tiny, "--explain").out
+    assert "code: a fraction that depends on its size" in command("check", tiny, "--explain").out
 
 
 def test_prepare_counts_the_tokens_of_each_source(mixed: Path, command: Command) -> None:
@@ -60,7 +59,7 @@ def test_prepare_counts_the_tokens_of_each_source(mixed: Path, command: Command)
     for index, name in enumerate(("code", "notes")):
         counts = [record["splits"][split]["sources"][index]["tokens"] for split in ("train", "val")]
         assert rows[name] == [f"{count:,}" for count in counts]
-    assert record["sources"]["notes"]["share"] == 0.25
+    assert record["sources"]["notes"]["fraction"] == 0.25
 
 
 def test_a_sweep_varies_the_weight_of_a_part_on_the_same_data(mixed: Path, tmp_path: Path, command: Command) -> None:
@@ -74,7 +73,7 @@ def test_a_sweep_varies_the_weight_of_a_part_on_the_same_data(mixed: Path, tmp_p
     assert len(list((tmp_path / "data").glob("mixture-*"))) == 1
 
 
-def test_a_run_shows_its_shares(mixed: Path, command: Command) -> None:
+def test_a_run_shows_its_proportions(mixed: Path, command: Command) -> None:
     folder = session.run(Experiment.load(mixed).with_({"train.steps": 8, "callback": [], "sample.num_samples": 0}))
     lines = command("runs", "show", folder.path).out.splitlines()
     (line,) = (line for line in lines if line.strip().startswith("sources "))

@@ -65,7 +65,7 @@ class Pairs(PackedOrder):
 
 
 @pytest.mark.parametrize("order", [Shuffled(), Random(), Sequential(), Shuffled(at_documents=True)])
-def test_each_window_has_tokens_of_one_source_and_the_shares_are_exact(order: Order) -> None:
+def test_each_window_has_tokens_of_one_source_and_the_proportions_are_exact(order: Order) -> None:
     counts = np.zeros(3)
     for step in range(40):
         batch = batches(order).at(step)

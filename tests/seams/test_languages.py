@@ -1,4 +1,4 @@
-"""A dataset of a plugin that consists of sources and chooses their shares: languages, sampled by their sizes."""
+"""A dataset of a plugin that consists of sources and chooses their proportions: languages, sampled by their sizes."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 from nanogpt_kit.components.dataset.text import Text
 from nanogpt_kit.core.experiment import Experiment
 from nanogpt_kit.data.prepare import prepare
-from nanogpt_kit.data.shares import Shares
+from nanogpt_kit.data.proportions import Proportions
 from nanogpt_kit.generate.load import load_run
 from nanogpt_kit.runs.folder import RunFolder
 from nanogpt_kit.runs.metrics import read_metrics
@@ -37,13 +37,13 @@ def spoken(tiny: Path) -> Experiment:
 
 
 @pytest.mark.parametrize("alpha", [0.3, 1.0])
-def test_the_shares_are_sizes_to_the_power_of_alpha(alpha: float, spoken: Experiment) -> None:
+def test_the_proportions_are_sizes_to_the_power_of_alpha(alpha: float, spoken: Experiment) -> None:
     experiment = spoken.with_({"dataset.alpha": alpha})
     data = prepare(experiment)
     windows = np.array([(source.n_tokens - 1) // 16 for source in data.sources_of("train")])
-    found = list(Shares.of_data(experiment, data).fractions.values())
+    found = list(Proportions.of_data(experiment, data).fractions.values())
     assert found == pytest.approx(windows**alpha / (windows**alpha).sum(), abs=1e-4)  # of whole windows in a period
-    assert prepare(spoken).path == data.path  # the shares are not part of it
+    assert prepare(spoken).path == data.path  # the proportions are not part of it
 
 
 def test_it_trains_resumes_and_samples(spoken: Experiment) -> None:

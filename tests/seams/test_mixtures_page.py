@@ -25,19 +25,19 @@ def test_the_example_runs(
     """On a small library in place of Python's own."""
     (dataset,), (commands,) = blocks("toml"), blocks("sh")
     _, _, rest = tiny.read_text(encoding="utf-8").partition("[tokenizer]")
-    (tmp_path / "mixed.toml").write_text(f'name = "mixed"\n{dataset}\n[tokenizer]{rest}', encoding="utf-8")
+    (tmp_path / "my.toml").write_text(f'name = "my"\n{dataset}\n[tokenizer]{rest}', encoding="utf-8")
     for folder, word in (("notes", "note"), ("library", "def")):
         (tmp_path / folder).mkdir()
         suffix = "txt" if folder == "notes" else "py"
         for number, text in enumerate(sentences(word, 30)):
             (tmp_path / folder / f"{number}.{suffix}").write_text(text, encoding="utf-8")
-    monkeypatch.setattr(python_stdlib.sysconfig, "get_path", lambda _: str(tmp_path / "library"))
-    monkeypatch.setattr(python_stdlib.PythonStdlib.model_fields["val_bytes"], "default", 200)
+    library = python_stdlib.distinct_sources(tmp_path / "library")
+    monkeypatch.setattr(python_stdlib, "distinct_sources", lambda _: library)
     monkeypatch.chdir(tmp_path)
     outputs = []
     for line in commands.splitlines():
         words = line.partition("#")[0].split()[1:]
-        answer = command(*words)
+        answer = command(*words, "dataset.part.0.dataset.val_bytes=200")
         assert answer.code == 0, answer.err
         outputs.append(answer.out + answer.err)
     assert "code: 75% of the training windows, 75 in the run" in outputs[0]

@@ -105,10 +105,10 @@ class BrokenMixture(Broken):
         inner = "a split is misnamed" if self.how == "a source lacks a split" else ""
         return {name: (BrokenMixture if self.how == "a source of sources" else Broken)(how=inner), "two": Good()}
 
-    def shares(self, windows: Mapping[str, int]) -> Mapping[str, float]:
-        if self.how == "a share is missing":
+    def proportions(self, windows: Mapping[str, int]) -> Mapping[str, float]:
+        if self.how == "a source is left out":
             return {"one": 1.0}
-        return dict.fromkeys(windows, -1.0 if self.how == "a share below zero" else 2.0)
+        return dict.fromkeys(windows, -1.0 if self.how == "a proportion below zero" else 2.0)
 
 
 CAUGHT: dict[str, str] = {
@@ -141,8 +141,8 @@ SOURCES_CAUGHT = {
     "a source is named as a path": "test_each_source_has_its_splits_and_no_sources",
     "a source lacks a split": "test_each_source_has_its_splits_and_no_sources",
     "a source of sources": "test_each_source_has_its_splits_and_no_sources",
-    "a share is missing": "test_the_shares_are_numbers_for_all_sources",
-    "a share below zero": "test_the_shares_are_numbers_for_all_sources",
+    "a source is left out": "test_the_proportions_are_numbers_for_all_sources",
+    "a proportion below zero": "test_the_proportions_are_numbers_for_all_sources",
 }
 
 

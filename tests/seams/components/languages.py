@@ -1,7 +1,7 @@
 """Datasets of several languages, of which small ones are sampled more often than their size suggests.
 
-A language has a share proportional to its size to the power `alpha`: in proportion to the sizes with 1, equal for all
-as it approaches 0.
+The windows of a language are in proportion to its size to the power `alpha`: with 1 to the size, and near 0 all
+languages have equally many.
 
 Source: Conneau & Lample 2019, arXiv:1901.07291, section 3.1, with an exponent of 0.5; Conneau et al. 2020,
 arXiv:1911.02116, with 0.3.
@@ -18,13 +18,13 @@ from nanogpt_kit.api import Dataset, Document, Field
 
 class Languages(Dataset):
     language: tuple[Dataset, ...] = Field(min_length=1, description="datasets, one for each language")
-    alpha: float = Field(0.3, gt=0, le=1, description="exponent of the size of a language in its share")
+    alpha: float = Field(0.3, gt=0, le=1, description="exponent of the sizes of the languages")
 
     @property
     def sources(self) -> dict[str, Dataset]:
         return {f"language-{index}": dataset for index, dataset in enumerate(self.language)}
 
-    def shares(self, windows: Mapping[str, int]) -> dict[str, float]:
+    def proportions(self, windows: Mapping[str, int]) -> dict[str, float]:
         return {name: count**self.alpha for name, count in windows.items()}
 
     def documents(self, split: str) -> Iterator[Document]:
