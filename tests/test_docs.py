@@ -288,7 +288,8 @@ WORDS = {
     *("NANOGPT_KIT_RUNS", "NANOGPT_KIT_DATA", "state_dict", "load_state_dict", "slow", "max-autotune", "device"),
     *("ctx", "endings", "label", "question", "choices", "answerKey", "text", "prompt", "answer", "top_k"),
     *("matrix", "vector", "embedding", "head", "segments", "experiments/leaky.py", "KeyboardInterrupt"),
-    *("val/loss", "val/bits_per_byte", "train/loss", "optim/lr", "val/loss/code", "val/loss/notes"),
+    *("val/loss", "val/bits_per_byte", "train/loss", "optim/lr"),
+    *("val/loss/code", "val/loss/notes", "fraction", "windows", "passes"),  # of a mixture
     *("(y, extra)", "aux/<name>", "aux/", "aux/hidden_size", "h.0.mlp/largest_weight", "logged_metrics"),
     *("changed_at_step", "code", "distributions", "yardsticks", '"*"', '""'),  # of provenance.json
     *(*Comparison.model_fields, "runs/NAME/KIND/ID/", "noise"),  # of comparison.json
