@@ -291,6 +291,7 @@ WORDS = {
     *("matrix", "vector", "embedding", "head", "segments", "experiments/leaky.py", "KeyboardInterrupt"),
     *("val/loss", "val/bits_per_byte", "train/loss", "optim/lr", "train/counted_fraction", "perf/tokens_per_second"),
     *("schedule/<target>", "step / total_steps", "cooldown.toml", "[[optimizer.group]]", "optimizer.group.0.lr"),
+    *("val/loss/code", "val/loss/notes", "fraction", "windows", "passes"),  # of a mixture
     *("(y, extra)", "aux/<name>", "aux/", "aux/hidden_size", "h.0.mlp/largest_weight", "logged_metrics"),
     *("changed_at_step", "code", "distributions", "yardsticks", '"*"', '""'),  # of provenance.json
     *(*Comparison.model_fields, "runs/NAME/KIND/ID/", "noise"),  # of comparison.json

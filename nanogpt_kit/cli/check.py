@@ -54,7 +54,7 @@ def check(
         click.echo(f"{experiment} is valid")
         return
     from nanogpt_kit.cli.explained import option_values_record, print_option_values
-    from nanogpt_kit.cli.shares_text import print_shares, shares_record
+    from nanogpt_kit.cli.proportions_text import print_proportions, proportions_record
     from nanogpt_kit.nn.flops import size_of_module
     from nanogpt_kit.nn.initial_weights import planned_rates
 
@@ -64,7 +64,7 @@ def check(
     if as_json:
         counts = {"parameters": size.parameters, "flops_per_token": size.flops_per_token} if size else {}
         record = {"multipliers": vars(chosen.init.multipliers(chosen.model)), "peak_learning_rates": rates}
-        sources = {"sources": shares} if (shares := shares_record(chosen)) else {}
+        sources = {"sources": proportions} if (proportions := proportions_record(chosen)) else {}
         options = option_values_record(chosen, space)
         print_json({"options": options, "model": {"vocab_size": known, **counts}, "init": record, **sources})
         return
@@ -72,7 +72,7 @@ def check(
     click.echo()
     print_model_size(size, known)
     print_init(chosen, rates)
-    print_shares(chosen)
+    print_proportions(chosen)
 
 
 def check_tables(chosen: Experiment, nproc: int) -> Space | None:

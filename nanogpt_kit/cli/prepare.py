@@ -38,7 +38,7 @@ def prepare(
     """
     continue_without_reader()
     chosen = load_experiment(experiment, overrides, trust_code)
-    from nanogpt_kit.cli.shares_text import print_shares, shares_record
+    from nanogpt_kit.cli.proportions_text import print_proportions, proportions_record
     from nanogpt_kit.data import prepare as preparation
     from nanogpt_kit.train.before_data import check_source
 
@@ -49,12 +49,12 @@ def prepare(
     if stats:
         print_stats(prepared)
         print_source_stats(prepared)
-    print_shares(chosen)
+    print_proportions(chosen)
     for name, bits in prepared.references.items():
         click.echo(f"{name} needs {bits:.3f} bits per byte on val")
     click.echo(str(prepared.path))
     if as_json:
-        sources = {"sources": shares} if (shares := shares_record(chosen)) else {}
+        sources = {"sources": proportions} if (proportions := proportions_record(chosen)) else {}
         print_json({**prepared_record(prepared, verify), **sources})
 
 

@@ -172,15 +172,15 @@ def origin_lines(record: Mapping[str, Any]) -> list[tuple[str, Any]]:
 
 
 def sources_text(sources: Any, tokens: Any) -> str | None:
-    """The share of each source, and how often `tokens` tokens of the run have passed over it."""
+    """The fraction of each source, and how often `tokens` tokens of the run have passed over it."""
     if not isinstance(sources, dict):
         return None
     texts = []
     for name, source in sources.items():
-        share, there = (source.get(key) if isinstance(source, dict) else None for key in ("share", "tokens"))
-        if isinstance(share, int | float) and isinstance(there, int) and there > 0:
-            passes = f" in {tokens * share / there:.3g} passes" if isinstance(tokens, int) else ""
-            texts.append(f"{100 * share:.4g}% {name}{passes}")
+        fraction, there = (source.get(key) if isinstance(source, dict) else None for key in ("fraction", "tokens"))
+        if isinstance(fraction, int | float) and isinstance(there, int) and there > 0:
+            passes = f" in {tokens * fraction / there:.3g} passes" if isinstance(tokens, int) else ""
+            texts.append(f"{100 * fraction:.4g}% {name}{passes}")
     return ", ".join(texts)
 
 

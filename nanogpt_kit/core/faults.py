@@ -62,7 +62,7 @@ def explain_validation_error(
         if detail["type"] == "missing" and is_written_otherwise(key, unknown):
             continue
         if detail["type"] == "too_short" and len(detail["input"]) >= detail["ctx"]["min_length"]:
-            continue  # it is long enough, but for the elements that are refused themselves
+            continue  # long enough: what it lacks are the elements that are refused themselves
         is_shown = key in reasons or len(reasons) < MAX_SHOWN
         reason = reason_of(detail, key, suggestions, layers.location(key)) if is_shown else Reason(detail["msg"])
         if detail["type"] == "path":  # one path or several: what is wrong with the path matters, not the union

@@ -208,6 +208,6 @@ def references_of_split(of_sources: list[References], split: SplitRecord) -> Ref
     if len(of_sources) == 1:
         return of_sources[0]
     values = [list(references.values()) for references in of_sources]
-    shares = [source.bytes / max(1, split.bytes) for source in split.sources]
+    fractions = [source.bytes / max(1, split.bytes) for source in split.sources]
     names = max(of_sources, key=lambda references: max(map(len, references)))  # a note, where one source has one
-    return {name: sum(map(mul, shares, column)) for name, *column in zip(names, *values, strict=True)}
+    return {name: sum(map(mul, fractions, column)) for name, *column in zip(names, *values, strict=True)}

@@ -13,6 +13,7 @@ from pydantic import PrivateAttr
 
 from nanogpt_kit.core.errors import RunFailed
 from nanogpt_kit.core.kinds import Order, OrderContext, PackedOrder, PackedWindows
+from nanogpt_kit.data.packed import packed_windows
 from nanogpt_kit.data.quota import QuotaSequence
 from nanogpt_kit.data.split import Source, Split
 
@@ -57,7 +58,7 @@ class WindowsOfSources:
         assert isinstance(self.order, PackedOrder)
         starts, lengths, rows = [], [], []
         for source, _, places, own in self.contexts(ctx):
-            packed = self.order.packed(step, own)
+            packed = packed_windows(self.order, step, own, f" and the source {source.name!r}")
             starts.append(packed.starts + source.first)
             lengths.append(packed.lengths)
             rows.append(places[packed.rows])

@@ -12,11 +12,11 @@ from nanogpt_kit.nn.loss import IGNORED
 PADDING = 0  # an id that every vocabulary has
 
 
-def packed_windows(order: PackedOrder, step: int, ctx: OrderContext) -> PackedWindows:
+def packed_windows(order: PackedOrder, step: int, ctx: OrderContext, of_source: str = "") -> PackedWindows:
     """The windows of a step, of all ranks. Raises RunFailed where they are not what `PackedOrder.packed` promises."""
     packed = order.packed(step, ctx)
     if fault := packing_fault(packed, ctx):
-        raise RunFailed(f"order {type(order).__name__} packed the windows of step {step} wrongly: {fault}")
+        raise RunFailed(f"order {type(order).__name__} packed the windows of step {step}{of_source} wrongly: {fault}")
     return packed
 
 

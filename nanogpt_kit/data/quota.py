@@ -1,4 +1,4 @@
-"""Which source each window comes from: after every window, each has its share to within one window.
+"""Which source each window comes from: after every window, each has its proportion of them, to within one window.
 
 Source: Balinski & Young 1975, "The Quota Method of Apportionment", American Mathematical Monthly 82 (7).
 """

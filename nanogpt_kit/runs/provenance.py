@@ -27,7 +27,7 @@ LIBRARIES = ("torch", "numpy", "pydantic", "safetensors")
 class TrainedSource(RecordPart):
     """One source of the data of a run."""
 
-    share: float  # of the training windows
+    fraction: float  # of the training windows
     tokens: int  # in its train split
 
 

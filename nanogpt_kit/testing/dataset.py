@@ -6,6 +6,8 @@ The dataset is read several times, so choose a small source.
 from __future__ import annotations
 
 import json
+import math
+import re
 from collections import defaultdict
 from typing import ClassVar
 
@@ -18,6 +20,7 @@ from nanogpt_kit.core.kinds import Dataset, Document, MarkedText
 from nanogpt_kit.testing.component import ComponentConformance
 from nanogpt_kit.testing.remedy import errors_as_failures
 
+METRIC_PART = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 SAME = "sort what the file system or a set lists, and draw no random numbers"
 Marks = tuple[tuple[int, int], ...]  # (first, end) of each span
 MAX_NUL_FRACTION = 0.1  # of a document's characters
@@ -89,6 +92,25 @@ class DatasetConformance(ComponentConformance):
         size = self.component.text_bytes()
         remedy = "return a positive whole number, or None where it is not known"
         assert size is None or (isinstance(size, int) and size > 0), f"text_bytes() is {size!r}: {remedy}"
+
+    def test_each_source_has_its_splits_and_no_sources(self) -> None:
+        for name, source in self.component.sources.items():
+            missing = set(self.component.splits) - set(source.splits)
+            assert not missing, f"source {name!r} has no {' and '.join(sorted(missing))}: leave it out of `splits`"
+            assert not source.sources, f"source {name!r} has sources itself: name those in its place"
+            assert METRIC_PART.fullmatch(name), f"source {name!r} names a metric: use letters, digits, '.', '_' and '-'"
+
+    def test_the_proportions_are_numbers_for_all_sources(self) -> None:
+        windows = {name: 7 + index for index, name in enumerate(self.component.sources)}
+        if not windows:
+            pytest.skip(f"{type(self.component).__name__} is one source")
+        proportions = self.component.proportions(windows)
+        assert proportions.keys() == windows.keys(), (
+            f"proportions() has {sorted(proportions)}: give {', '.join(windows)}"
+        )
+        valid = all(0 <= part < math.inf for part in proportions.values()) and any(proportions.values())
+        remedy = "return numbers of at least 0, at least one of them above it"
+        assert valid, f"proportions() is {dict(proportions)}: {remedy}"
 
     # --- text ---
 

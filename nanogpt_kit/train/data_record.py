@@ -6,7 +6,7 @@ from nanogpt_kit.core.errors import KitError
 from nanogpt_kit.core.experiment import Experiment
 from nanogpt_kit.data.manifest import MANIFEST
 from nanogpt_kit.data.prepared_data import PreparedData
-from nanogpt_kit.data.shares import Shares
+from nanogpt_kit.data.proportions import Proportions
 from nanogpt_kit.data.tokenizer_record import read_tokenizer_record, tokenizer_records_of_run
 from nanogpt_kit.runs.folder import RunFolder
 from nanogpt_kit.runs.provenance import TrainedSource, TrainingData
@@ -21,9 +21,13 @@ COMPARED = {
 
 
 def record_data(data: PreparedData, experiment: Experiment | None = None) -> TrainingData:
-    """The data of a run, for its provenance; with the shares of its sources where the `experiment` is given."""
-    shares = Shares.of_data(experiment, data) if experiment else None
-    trained = zip(shares.fractions.items(), data.sources_of("train"), strict=True) if shares else ()
+    """The data of a run, for its provenance; with the proportions of its sources where the `experiment` is given."""
+    proportions = Proportions.of_data(experiment, data) if experiment else None
+    trained = {
+        source.name: TrainedSource(fraction=proportions.fractions[source.name], tokens=source.n_tokens)
+        for source in data.sources_of("train")
+        if proportions
+    }
     return TrainingData(
         folder=str(data.path),
         dataset=data.manifest.dataset.fingerprint,
@@ -31,7 +35,7 @@ def record_data(data: PreparedData, experiment: Experiment | None = None) -> Tra
         splits={split: record.sha256 for split, record in data.splits.items()},
         documents={split: record.documents_sha256 for split, record in data.splits.items()},
         counted={split: record.counted.sha256 for split, record in data.splits.items() if record.counted} or None,
-        sources={name: TrainedSource(share=share, tokens=source.n_tokens) for (name, share), source in trained} or None,
+        sources=trained or None,
     )
 
 

@@ -20,7 +20,7 @@ from nanogpt_kit.data.batches import Batches
 from nanogpt_kit.data.order_of_sources import order_of_sources
 from nanogpt_kit.data.prepare import prepare
 from nanogpt_kit.data.prepared_data import PreparedData
-from nanogpt_kit.data.shares import quota_of
+from nanogpt_kit.data.proportions import quota_of
 from nanogpt_kit.data.tokenizer_of_run import TokenizerOfRun, find_tokenizer_of_run, read_tokenizer_of_run
 from nanogpt_kit.generate.prompt import check_prompt
 from nanogpt_kit.nn.extra_names import extra_names

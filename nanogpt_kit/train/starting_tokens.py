@@ -68,10 +68,10 @@ def learns_alike(experiment: Experiment, before: Experiment) -> bool:
 
 
 def options_of_text(values: Mapping[str, Any], dataset: Dataset) -> dict[str, Any]:
-    """Those of the options of a dataset that decide its text, and not the shares of its sources."""
+    """Those of the options of a dataset that decide its text, and not the proportions of its sources."""
 
     def kept(table: Mapping[str, Any]) -> dict[str, Any]:
-        return {key: value for key, value in table.items() if key not in dataset.share_options}
+        return {key: value for key, value in table.items() if key not in dataset.proportion_options}
 
     tables = {
         key: [kept(item) if isinstance(item, dict) else item for item in value]

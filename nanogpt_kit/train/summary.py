@@ -12,7 +12,7 @@ from torch import nn
 from nanogpt_kit.core.errors import printable
 from nanogpt_kit.core.experiment import Experiment
 from nanogpt_kit.core.kinds import Role
-from nanogpt_kit.data.shares import Shares
+from nanogpt_kit.data.proportions import Proportions
 from nanogpt_kit.nn.parameter_groups import describe_rates
 from nanogpt_kit.nn.parts import transformer_blocks
 from nanogpt_kit.nn.roles import parameters_by_role
@@ -44,8 +44,8 @@ def summarize_run(
         "compile": compile_mode,
         "folder": str(folder),
     }
-    if shares := Shares.of_data(setup.experiment, setup.data):
-        lines["sources"] = shares.described(total_windows(setup.experiment))
+    if proportions := Proportions.of_data(setup.experiment, setup.data):
+        lines["sources"] = proportions.described(total_windows(setup.experiment))
     if text := describe_rates(rates):
         lines["rates"] = text
     if step and setup.resumed is not None and setup.resumed.path != folder:

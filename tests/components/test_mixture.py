@@ -1,4 +1,4 @@
-"""A mixture: its parts, their names and shares, and what contradicts each other."""
+"""A mixture: its parts, their names and proportions, and what contradicts each other."""
 
 from __future__ import annotations
 
@@ -100,13 +100,13 @@ def test_a_fault_is_at_the_line_of_its_part(tiny: Path) -> None:
 
 def test_a_weight_is_an_override_by_the_index_of_its_part(tiny: Path) -> None:
     experiment = Experiment.load(tiny).with_(dataset={"use": "mixture", "part": [text(weight=3), text(weight=1)]})
-    assert experiment.with_("dataset.part.1.weight=4").dataset.shares({}) == {"text": 3, "text-2": 4}
+    assert experiment.with_("dataset.part.1.weight=4").dataset.proportions({}) == {"text": 3, "text-2": 4}
 
 
-def test_shares_without_weights_are_windows_times_repeats() -> None:
+def test_proportions_without_weights_are_windows_times_repeats() -> None:
     parts = Mixture(part=(Part(dataset=Text(source=PROSE)), Part(dataset=PythonStdlib(), repeats=0.1)))
-    shares = parts.shares({"text": 70, "python_stdlib": 30})
-    assert shares == {"text": 70, "python_stdlib": 3}  # exactly: 0.1 is not what a float of this name is
+    proportions = parts.proportions({"text": 70, "python_stdlib": 30})
+    assert proportions == {"text": 70, "python_stdlib": 3}  # exactly: 0.1 is not what a float of this name is
 
 
 def test_a_run_may_pass_as_often_as_allowed_and_not_once_more() -> None:

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from nanogpt_kit.api import Order, OrderContext, PackedOrder, PackedWindows
+from nanogpt_kit.components.order.documents import Documents
 from nanogpt_kit.components.order.random import Random
 from nanogpt_kit.components.order.sequential import Sequential
 from nanogpt_kit.components.order.shuffled import Shuffled
@@ -65,7 +66,7 @@ class Pairs(PackedOrder):
 
 
 @pytest.mark.parametrize("order", [Shuffled(), Random(), Sequential(), Shuffled(at_documents=True)])
-def test_each_window_has_tokens_of_one_source_and_the_shares_are_exact(order: Order) -> None:
+def test_each_window_has_tokens_of_one_source_and_the_proportions_are_exact(order: Order) -> None:
     counts = np.zeros(3)
     for step in range(40):
         batch = batches(order).at(step)
@@ -123,6 +124,34 @@ def test_the_pieces_of_a_packed_window_come_from_one_source() -> None:
             mine = np.isin(packed.rows, windows)
             assert (packed.starts[mine] - source.first).tolist() == expected.starts.tolist()
             assert np.unique(packed.rows[mine]).tolist() == windows.tolist()
+
+
+def test_documents_are_packed_with_documents_of_their_source_alone() -> None:
+    """And each document of a source once an epoch, as without the others."""
+    seen: dict[str, list[int]] = {name: [] for name in SIZES}
+    for step in range(60):
+        batch = batches(Documents()).at(step)
+        for ids, targets, segments in zip(
+            batch.ids.numpy(), batch.targets.numpy(), batch.segments.numpy(), strict=True
+        ):
+            pieces = [ids[(segments == piece) & (targets >= 0)] for piece in range(segments.max() + 1)]
+            (source,) = {int(token) // 100 - 1 for piece in pieces for token in piece if token != EOT}
+            seen[list(SIZES)[source]].append(len(pieces))
+    for source in SPLIT.sources:
+        alone = SPLIT.of_source(source)
+        windows = len(seen[source.name])
+        expected = Batches(alone, Documents(), context(alone, batch_windows=1), with_segments=True)
+        assert [int(expected.at(n).segments.max()) + 1 for n in range(windows)] == seen[source.name]
+
+
+def test_a_piece_outside_its_source_is_refused_although_it_is_in_the_split() -> None:
+    class Long(Pairs):
+        def packed(self, step: int, ctx: OrderContext) -> PackedWindows:
+            rows = np.arange(ctx.batch_windows)
+            return PackedWindows(np.full_like(rows, 95), np.full_like(rows, 4), rows)
+
+    with pytest.raises(RunFailed, match=r"Long packed .* of step 0 and the source 'logs' wrongly: .* from token 95"):
+        batches(Long()).at(0)
 
 
 def test_an_order_is_asked_for_the_tokens_and_documents_of_one_source() -> None:

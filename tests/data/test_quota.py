@@ -1,4 +1,4 @@
-"""The source of each window: after every window, each source has its share to within one window."""
+"""The source of each window: after every window, each source has its proportion to within one window."""
 
 from __future__ import annotations
 
@@ -35,9 +35,9 @@ def test_three_to_one_is_exact_after_every_window() -> None:
 def test_awkward_weights_are_within_one_window_after_every_window() -> None:
     sequence = QuotaSequence(whole_weights(AWKWARD))
     assert sequence.period == 10_000
-    shares = [Fraction(str(weight)) for weight in AWKWARD]
+    proportions = [Fraction(str(weight)) for weight in AWKWARD]
     for n, counts in enumerate(counts_by_hand(sequence.of_windows(0, 12_000), 5), start=1):
-        assert max(abs(count - n * share) for count, share in zip(counts, shares, strict=True)) < 1, n
+        assert max(abs(count - n * fraction) for count, fraction in zip(counts, proportions, strict=True)) < 1, n
 
 
 @given(weights=st.lists(st.integers(0, 60), min_size=1, max_size=6).filter(any), first=st.integers(0, 400))

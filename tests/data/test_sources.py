@@ -14,7 +14,7 @@ from nanogpt_kit.core.experiment import Experiment
 from nanogpt_kit.data.manifest import manifest_hash
 from nanogpt_kit.data.prepare import find_prepared, prepare
 from nanogpt_kit.data.prepared_data import PreparedData
-from nanogpt_kit.data.shares import Shares
+from nanogpt_kit.data.proportions import Proportions
 from nanogpt_kit.data.writer import JOURNAL, StalePreparation, TokenWriter
 from nanogpt_kit.data.yardsticks import compute_yardsticks
 from tests.data.mixtures import alone, mixture, sentences, write_lines
@@ -184,18 +184,18 @@ def test_a_source_has_the_same_yardstick_in_every_mixture(mixed: Experiment, tin
 def test_without_weights_an_epoch_has_each_part_as_often_as_it_repeats(tiny: Path) -> None:
     experiment = mixture(tiny, code=CODE, notes={"texts": NOTES, "repeats": 2.5})
     data = prepare(experiment)
-    shares = Shares.of_data(experiment, data)
+    proportions = Proportions.of_data(experiment, data)
     windows = {source.name: (source.n_tokens - 1) // 16 for source in data.sources_of("train")}
     epoch = windows["code"] * 2 + windows["notes"] * 5  # two epochs, so that they are whole windows
-    assert shares.taken(epoch) == {"code": 2 * windows["code"], "notes": 5 * windows["notes"]}
-    assert shares.passes(epoch) == {"code": 2.0, "notes": 5.0}
-    assert shares.described(epoch).endswith("notes in 5 passes")
+    assert proportions.taken(epoch) == {"code": 2 * windows["code"], "notes": 5 * windows["notes"]}
+    assert proportions.passes(epoch) == {"code": 2.0, "notes": 5.0}
+    assert proportions.described(epoch).endswith("notes in 5 passes")
 
 
-def test_shares_are_known_without_data_only_where_weights_decide_them(tiny: Path) -> None:
+def test_proportions_are_known_without_data_only_where_weights_decide_them(tiny: Path) -> None:
     weighted = mixture(tiny, code={"texts": CODE, "weight": 3}, notes={"texts": NOTES, "weight": 1})
-    assert Shares.without_data(weighted) == {"code": 0.75, "notes": 0.25}
-    assert Shares.without_data(mixture(tiny, code=CODE, notes=NOTES)) is None
+    assert Proportions.without_data(weighted) == {"code": 0.75, "notes": 0.25}
+    assert Proportions.without_data(mixture(tiny, code=CODE, notes=NOTES)) is None
 
 
 def test_prepared_data_is_found_and_never_made(mixed: Experiment) -> None:

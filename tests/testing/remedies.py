@@ -110,6 +110,8 @@ REMEDIES = {  # patterns of the first line, by test
     "test_the_token_count_is_right_or_unknown": "is 15, but there are 16: return the sum over all splits",
     "test_a_token_has_a_location": "train are both at somewhere: return the file and the position in it",
     "test_a_vocabulary_survives_json": "use strings as keys",
+    "test_each_source_has_its_splits_and_no_sources": "source '.*: (use letters|leave it out|name those in its place)",
+    "test_the_proportions_are_numbers_for_all_sources": r"proportions\(\) .*(give one, two|at least one of them)",
     # order
     "test_each_window_and_its_next_token_lie_in_the_text": "step 1 of 49 tokens .*block_size [+] 1 tokens",
     "test_the_same_step_always_gives_the_same_windows": "step 29 .*seeded with ctx.seed and the step",

@@ -106,6 +106,19 @@ class BrokenTokens(Broken):
         return {"characters": {1, 2}} if self.how == "a vocabulary that is a set" else {"characters": "ab"}
 
 
+class BrokenMixture(Broken):
+    @property
+    def sources(self) -> dict[str, Dataset]:
+        name = "two/one" if self.how == "a source is named as a path" else "one"
+        inner = "a split is misnamed" if self.how == "a source lacks a split" else ""
+        return {name: (BrokenMixture if self.how == "a source of sources" else Broken)(how=inner), "two": Good()}
+
+    def proportions(self, windows: Mapping[str, int]) -> Mapping[str, float]:
+        if self.how == "a source is left out":
+            return {"one": 1.0}
+        return dict.fromkeys(windows, -1.0 if self.how == "a proportion below zero" else 2.0)
+
+
 CAUGHT: dict[str, str] = {
     "a split is misnamed": "test_train_and_val_are_among_its_splits",
     "another order each time": "test_every_pass_gives_the_same",
@@ -135,6 +148,15 @@ TOKENS_CAUGHT = {
 }
 
 
+SOURCES_CAUGHT = {
+    "a source is named as a path": "test_each_source_has_its_splits_and_no_sources",
+    "a source lacks a split": "test_each_source_has_its_splits_and_no_sources",
+    "a source of sources": "test_each_source_has_its_splits_and_no_sources",
+    "a source is left out": "test_the_proportions_are_numbers_for_all_sources",
+    "a proportion below zero": "test_the_proportions_are_numbers_for_all_sources",
+}
+
+
 def suite(component: Dataset) -> Any:
     """Outside the registry, so it is written down by hand."""
     written = {"use": "broken", **dict(component)}
@@ -143,7 +165,9 @@ def suite(component: Dataset) -> Any:
 
 @pytest.mark.parametrize(
     ("kind", "how", "test"),
-    [(Broken, *case) for case in CAUGHT.items()] + [(BrokenTokens, *case) for case in TOKENS_CAUGHT.items()],
+    [(Broken, *case) for case in CAUGHT.items()]
+    + [(BrokenTokens, *case) for case in TOKENS_CAUGHT.items()]
+    + [(BrokenMixture, *case) for case in SOURCES_CAUGHT.items()],
 )
 def test_a_broken_dataset_is_caught(kind: type[Dataset], how: str, test: str) -> None:
     getattr(suite(kind(how="")), test)()

@@ -1,4 +1,4 @@
-"""Runs on a mixture: shares of the windows, the loss of each source, passes, and resuming."""
+"""Runs on a mixture: proportions of the windows, the loss of each source, passes, and resuming."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from nanogpt_kit.core.kinds import OrderContext
 from nanogpt_kit.data.batches import Batches
 from nanogpt_kit.data.order_of_sources import order_of_sources
 from nanogpt_kit.data.prepare import prepare
-from nanogpt_kit.data.shares import quota_of
+from nanogpt_kit.data.proportions import quota_of
 from nanogpt_kit.generate.load import load_run
 from nanogpt_kit.runs.metrics import read_metrics
 from nanogpt_kit.train import session
@@ -47,7 +47,7 @@ def digit_windows(ids: np.ndarray) -> np.ndarray:
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="forks its ranks")
 def test_three_to_one_on_one_two_and_three_ranks_and_after_a_kill(mixed: Experiment, tiny: Path) -> None:
-    """7 windows a step, so that no step has the shares by itself."""
+    """7 windows a step, so that no step has the proportions by itself."""
     short = {"train.batch_tokens": 7 * 16, "train.steps": 12, "checkpoint.every_steps": 5, "evaluate.every_steps": 6}
     mixed = mixed.with_(short)
     tiny.write_text(mixed.to_toml(), encoding="utf-8")
@@ -149,11 +149,11 @@ def test_a_run_that_would_pass_too_often_over_a_part_is_refused_before_it_trains
     assert session.run(allowed).path.exists()
 
 
-def test_a_run_records_the_shares_of_its_sources(mixed: Experiment, command: Callable[..., Any]) -> None:
+def test_a_run_records_the_proportions_of_its_sources(mixed: Experiment, command: Callable[..., Any]) -> None:
     folder = session.run(mixed.with_({"train.steps": 8}))
     sources = folder.provenance().data.sources
     tokens = {source.name: source.n_tokens for source in prepare(mixed).sources_of("train")}
-    assert {name: (source.share, source.tokens) for name, source in sources.items()} == {
+    assert {name: (source.fraction, source.tokens) for name, source in sources.items()} == {
         "letters": (0.75, tokens["letters"]),
         "digits": (0.25, tokens["digits"]),
     }

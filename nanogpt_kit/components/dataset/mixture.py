@@ -1,4 +1,4 @@
-"""Several datasets in chosen proportions: each window has tokens of one part, and every prefix its share of each.
+"""Several datasets in chosen proportions, exact after every window, each of which has tokens of one part.
 
 Each part can be any dataset of text; or all are datasets of tokens. Validation measures each part alone and all
 together. The proportions are not part of the prepared data, so that others need no new preparation.
@@ -37,7 +37,7 @@ class Part(Options):
         description="name of the part in metrics; omitted: that of its dataset's component",
     )
     weight: float | None = Field(
-        None, ge=0, description="weight of the part, whose share of the training windows is weight / sum of all weights"
+        None, ge=0, description="weight of the part, whose fraction of the training windows is weight / sum of weights"
     )
     repeats: float | None = Field(
         None, gt=0, description="passes over the part in one epoch of the mixture, in place of a weight; omitted: 1"
@@ -48,7 +48,7 @@ class Part(Options):
 
 
 class Mixture(Dataset):
-    share_options: ClassVar[frozenset[str]] = frozenset({"name", "weight", "repeats", "max_passes"})
+    proportion_options: ClassVar[frozenset[str]] = frozenset({"name", "weight", "repeats", "max_passes"})
     part: tuple[Part, ...] = Field(min_length=1, description="parts, each with a dataset")
 
     @model_validator(mode="before")
@@ -80,7 +80,7 @@ class Mixture(Dataset):
                 raise option_error(f"part.{index}", message)
             if part.weight is not None and part.repeats is not None:
                 message = f"part.{index} has a weight ({part.weight:g}) and repeats ({part.repeats:g})"
-                rule = "weights are shares of the windows, repeats make them proportional to the size of the parts"
+                rule = "with weights the size of a part does not matter, with repeats it does"
                 raise option_error(f"part.{index}.repeats", f"{message}; remove one: {rule}", f"part.{index}.weight")
         if all(weight == 0 for weight in weights):
             raise option_error("part", "the weights of all parts are 0; at least one should be above 0")
@@ -94,7 +94,7 @@ class Mixture(Dataset):
     def sources(self) -> dict[str, Dataset]:
         return {str(part.name): part.dataset for part in self.part}
 
-    def shares(self, windows: Mapping[str, int]) -> dict[str, float | Fraction]:
+    def proportions(self, windows: Mapping[str, int]) -> dict[str, float | Fraction]:
         """The weights; without any, as many windows as one epoch has of each part."""
         return {
             str(part.name): part.weight

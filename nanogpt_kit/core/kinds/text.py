@@ -31,7 +31,7 @@ class Dataset(Component):
     """
 
     kind: ClassVar[str] = "dataset"
-    share_options: ClassVar[frozenset[str]] = frozenset()  # of it and of its tables: those that decide no text
+    proportion_options: ClassVar[frozenset[str]] = frozenset()  # of it and of its tables: those that decide no text
 
     @property
     def splits(self) -> tuple[str, ...]:
@@ -71,8 +71,8 @@ class Dataset(Component):
         """
         return {}
 
-    def shares(self, windows: Mapping[str, int]) -> Mapping[str, float | Fraction]:
-        """The share of each source in the training windows, in any unit; `windows`: those that its train split has."""
+    def proportions(self, windows: Mapping[str, int]) -> Mapping[str, float | Fraction]:
+        """How the training windows are distributed among the sources, in any unit; `windows` are those in train."""
         return windows
 
     def pass_faults(self, taken: Mapping[str, int], windows: Mapping[str, int]) -> Mapping[str, str]:

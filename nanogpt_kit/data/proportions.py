@@ -1,4 +1,4 @@
-"""How the training windows are shared among the sources of a dataset, and how often a run passes over each."""
+"""How the training windows are distributed among the sources of a dataset, and how often a run passes over each."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from nanogpt_kit.data.quota import QuotaSequence, whole_weights
 
 def quota_of(experiment: Experiment, data: PreparedData) -> QuotaSequence | None:
     """The sources of the training windows; None where the dataset is one source."""
-    shares = Shares.of_data(experiment, data)
-    return shares.quota if shares else None
+    proportions = Proportions.of_data(experiment, data)
+    return proportions.quota if proportions else None
 
 
 @dataclass(frozen=True)
-class Shares:
+class Proportions:
     """The sources in the order of their tokens, and how many of the windows of a run each has."""
 
     windows: Mapping[str, int]  # that the train split of each source has: one pass over it
@@ -28,8 +28,8 @@ class Shares:
     def of(cls, experiment: Experiment, tokens: Mapping[str, int]) -> Self:
         """Given the number of training tokens of each source, by name and in order."""
         windows = {name: max(0, count - 1) // experiment.model.block_size for name, count in tokens.items()}
-        shares = experiment.dataset.shares(windows)
-        return cls(windows, QuotaSequence(whole_weights([shares[name] for name in windows])))
+        proportions = experiment.dataset.proportions(windows)
+        return cls(windows, QuotaSequence(whole_weights([proportions[name] for name in windows])))
 
     @classmethod
     def of_data(cls, experiment: Experiment, data: PreparedData) -> Self | None:
@@ -39,18 +39,18 @@ class Shares:
 
     @classmethod
     def without_data(cls, experiment: Experiment) -> dict[str, float] | None:
-        """The share of each source, where the options alone decide it; None where its size does, too."""
+        """The fraction of each source, where the options alone decide it; None where its size does, too."""
         names = list(experiment.dataset.sources)
         sizes = [dict.fromkeys(names, 1), dict(zip(names, range(1, len(names) + 1), strict=True))]
         found = []
         for windows in sizes:
-            shares = experiment.dataset.shares(windows)
-            found.append({name: float(shares[name] / sum(shares.values())) for name in names})
+            proportions = experiment.dataset.proportions(windows)
+            found.append({name: float(proportions[name] / sum(proportions.values())) for name in names})
         return found[0] if found[0] == found[1] else None
 
     @property
     def fractions(self) -> dict[str, float]:
-        """The share of each source in the windows."""
+        """The fraction of each source in the windows."""
         return {name: weight / self.quota.period for name, weight in zip(self.windows, self.quota.weights, strict=True)}
 
     def taken(self, n_windows: int) -> dict[str, int]:
