@@ -16,10 +16,11 @@ from nanogpt_kit.core.option_schema import JsonSchema, option_schemas
 from nanogpt_kit.core.options import Options
 from nanogpt_kit.core.part_options import missing_base, part_options
 from nanogpt_kit.core.sections import Train
+from nanogpt_kit.core.step_plan import BATCH_TOKENS, BLOCK_SIZE, MAX_BATCH_TOKENS
 
 LEARNING_RATE = "optimizer.lr"
 GRAD_CLIP = "train.grad_clip"
-BATCH_SHAPING = ("train.batch_tokens", "model.block_size")  # driven by steps or tokens only, never by seconds
+BATCH_SHAPING = (BATCH_TOKENS, BLOCK_SIZE)  # driven by steps or tokens only, never by seconds
 
 
 @dataclass(frozen=True)
@@ -36,7 +37,9 @@ class Target:
 
 def targets_of(optimizer: Optimizer, train: Train, model: Model) -> dict[str, Target]:
     """Every target of an experiment with these parts."""
-    return {**optimizer_targets(optimizer), GRAD_CLIP: Target(train.grad_clip), **model_targets(model)}
+    of_train = {GRAD_CLIP: Target(train.grad_clip), BATCH_TOKENS: Target(train.batch_tokens, MAX_BATCH_TOKENS)}
+    block_size = {BLOCK_SIZE: Target(model.block_size, model.block_size)}
+    return {**optimizer_targets(optimizer), **of_train, **block_size, **model_targets(model)}
 
 
 def optimizer_targets(optimizer: Optimizer) -> dict[str, Target]:

@@ -76,18 +76,17 @@ class Trainer:
         state = self.resume_point.restore(self.progress, self.model, self.optimizer, self.scaler)
         options.restore()
         self.first_step = self.step
-        if state is None:
-            windows, first_batch = setup.windows_per_rank, partial(self.batches.at, 0)
-            self.progress.micro_batch_size = choose_micro_batch_size(
-                self.experiment.train, windows, first_batch, self.model, self.precision, self.world
-            )
+        windows, largest_batch = setup.windows_per_rank, self.batches.batches.largest
+        self.progress.micro_batch_size = choose_micro_batch_size(
+            self.experiment.train, windows, largest_batch, self.model, self.precision, self.world, self.progress
+        )
         self.compile = setup.compile_model(self.model, self.progress.micro_batch_size)
         rates = rates_by_role(self.optimizer, self.schedules.peak_rates)
         self.summary: Mapping[str, str] = summarize_run(
             setup, self.path, self.model, rates, self.step, self.compile.mode
         )
-        self.throughput = Throughput(setup.efficiency(), self.progress)
-        self.log = RunLog(folder, self.experiment.train, self.progress, state is not None, self.rank)
+        self.throughput = Throughput(setup.efficiency(), self.progress, self.experiment.step_plan.tokens)
+        self.log = RunLog(folder, self.experiment, self.progress, state is not None, self.rank)
         self.config = self.experiment.resolved()
         self.hooks = Hooks(self.experiment.callback, self)
         self.finite.batch_callbacks = self.hooks.participants("batch_ready")
@@ -124,11 +123,12 @@ class Trainer:
         """Compiles the model. A signal ends the run at once meanwhile: there is nothing new to save."""
         if self.compile.mode == "off" or self.stop.agree() != Decision.CONTINUE:
             return
-        batch = self.batches.at(self.step)
+        batches = self.batches.of_each_shape(self.step)
 
         def one_pass() -> None:
             try:
-                self.accumulate(batch)
+                for batch in batches:
+                    self.accumulate(batch)
             finally:
                 self.optimizer.zero_grad(set_to_none=True)
 
@@ -147,7 +147,7 @@ class Trainer:
         self.finite.check_noted_step()  # the step before, so that the device computes this one meanwhile
         self.scalars = self.finite.note_step(self.step, means, grad_norm, self.schedules.grad_clip)
         self.progress.step = next_step
-        self.throughput.tokens += batch.all_tokens
+        self.throughput.add(batch)
         if is_logged:
             self.finite.check_noted_step()  # waits for the device, so the clock is read after it
         self.progress.seconds += time.perf_counter() - began
@@ -178,9 +178,9 @@ class Trainer:
             with self.parallel.sync(last=index == len(micro_batches)):
                 with self.precision.autocast():
                     sums = TrainingLoss.of(self.parallel(ids, targets, segments)).counted(targets)
-                mean = sums.objective / batch.all_tokens  # of all ranks, so that every token weighs the same
+                mean = sums.objective / batch.divisor  # of all ranks, so that every token weighs the same
                 self.scaler.scale(mean).backward()
-            losses.append(sums.metrics(batch.all_tokens))
+            losses.append(sums.metrics(batch.divisor))
         return sum_by_name(losses)
 
     def log_step(self, means: Mapping[str, Tensor], grad_norm: Tensor, scheduled: dict[str, float]) -> None:

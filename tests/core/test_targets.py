@@ -86,7 +86,7 @@ def test_overrides_address_schedules(override: str, tmp_path: Path) -> None:
 MISTAKES = {  # override of LIST -> the beginning of the message
     "schedule.1.target=optimizer.weigth_decay": (
         "schedule.1.target: 'optimizer.weigth_decay' is not an option that a schedule can change; "
-        "did you mean 'optimizer.weight_decay'? Allowed: optimizer.betas.0, optimizer.betas.1, optimizer.eps, "
+        "did you mean 'optimizer.weight_decay'? Allowed: model.block_size, optimizer.betas.0, optimizer.betas.1, "
     ),
     "schedule.1.target=lr": (
         "schedule.1.target: 'lr' is not an option that a schedule can change; did you mean 'optimizer.lr'?"

@@ -50,6 +50,27 @@ def weights(folder: RunFolder) -> Any:
 
 
 @pytest.mark.slow
+def test_a_compiled_run_whose_batches_grow_compiles_nothing_after_its_warm_up(
+    tiny: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, forbidden = CompileChoice.warm_up, ExitStack()
+
+    def warm_up_then_forbid(*args: Any) -> CompileChoice:
+        compiled = real(*args)
+        forbidden.enter_context(torch._dynamo.config.patch(error_on_recompile=True))
+        return compiled
+
+    monkeypatch.setattr(CompileChoice, "warm_up", warm_up_then_forbid)
+    targets = ("train.batch_tokens", "model.block_size")
+    grown = ", ".join(f'{{use="linear", warmup_steps=3, final_fraction=1, target="{target}"}}' for target in targets)
+    options = (f'schedule=[{{use="constant"}}, {grown}]', "train.batch_tokens=320", "train.micro_batch_size=40")
+    with forbidden:
+        compiled = run(tiny, "train.compile=default", *options)
+    assert compiled.status().compile == "default"
+    assert losses(compiled) == pytest.approx(losses(run(tiny, "train.compile=off", *options)), abs=1e-4)
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("threads", [1, 2])  # 2 share the windows
 def test_a_compiled_run_has_the_same_losses_and_compiles_nothing_after_its_warm_up(
     tiny: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, threads: int

@@ -227,7 +227,7 @@ def test_a_batch_of_fewer_windows_than_ranks_is_the_same_batch(tiny: Path) -> No
     more = ("train.batch_tokens=16", "train.steps=6", "train.micro_batch_size=1")
     one, two = runs(run(tiny, 1, *more, "name=one"), run(tiny, 2, *more, "name=two"))
     assert losses(two) == pytest.approx(losses(one), abs=1e-5)
-    assert Experiment.load(tiny, [*more]).batch_windows == 1
+    assert Experiment.load(tiny, [*more]).step_plan.most_windows == 1
 
 
 def test_tokens_that_do_not_count_weigh_nothing_on_any_number_of_ranks(tiny: Path) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from nanogpt_kit.core.errors import KitError, did_you_mean
 from nanogpt_kit.core.kinds.init import Init, ParameterShape
 from nanogpt_kit.core.kinds.interchange import ExportedModel, Format, ImportedModel
+from nanogpt_kit.core.kinds.marked_text import MarkedText
 from nanogpt_kit.core.kinds.network import (
     MLP,
     Attention,
@@ -74,6 +75,7 @@ __all__ = [
     "LayerContext",
     "LiveRun",
     "Loss",
+    "MarkedText",
     "MemorySampler",
     "Mixer",
     "MixerContext",

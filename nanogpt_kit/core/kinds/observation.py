@@ -54,7 +54,7 @@ class MemorySampler(Sampler):
 
 @dataclass(frozen=True)
 class SplitLoss:
-    """The loss over a whole split: every token except the first, each once and with equal weight."""
+    """The loss over a whole split: every token that counts, except the first, each once and with equal weight."""
 
     nats: float
     tokens: int
@@ -105,6 +105,9 @@ class Evaluator(Component):
 
     kind: ClassVar[str] = "evaluator"
     requires_finite: ClassVar[bool] = True  # a run fails where one of its metrics is infinite or NaN
+    # Where the dataset consists of sources, it also measures each of them: as val/loss/NAME besides val/loss. It must
+    # declare `metric_names`, and measure by `EvaluateContext.split_loss` alone.
+    measures_sources: ClassVar[bool] = False
 
     def check(self, encoder: Encoder, block_size: int) -> None:
         """Raises KitError where the vocabulary or the context is unfit for its texts. Called before training."""
@@ -150,6 +153,9 @@ class RunExperiment(Protocol):
 
     @property
     def sample(self) -> Sample: ...
+
+    def tokens(self, n_steps: int) -> int:
+        """The number of tokens in the windows of the first `n_steps` steps; schedules may give steps different ones."""
 
     def resolved(self) -> dict[str, Any]:
         """Every value, defaults included, as TOML values."""
