@@ -60,7 +60,9 @@ def load_model(
         return load_exported_model(read_source(source.path, source.format), device, trust_code, overrides)
     assert source.run is not None, "a model is in a format, or of a run"
     checkpoint = source.path
-    experiment = load_recorded(source.run.folder, [*options_of_step(checkpoint), *overrides], trust_code, needs=needs, step=step_of(checkpoint))
+    experiment = load_recorded(
+        source.run.folder, [*options_of_step(checkpoint), *overrides], trust_code, needs=needs, step=step_of(checkpoint)
+    )
     with explained_by(warn_of_other_versions(experiment, {"init", *needs})):
         encoder = encoder_of_checkpoint(checkpoint / TOKENIZER, experiment)
         model = build_uninitialized(experiment.model, experiment.model_context(encoder.vocab_size))
