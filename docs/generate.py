@@ -28,6 +28,7 @@ from nanogpt_kit.core.shipped import read_header, shipped_experiments
 ROOT = Path(__file__).parents[1]
 PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").rglob("*.md")])
 BLOCK = re.compile(r"(?P<start><!-- (?P<kind>[a-z]+): (?P<arguments>[^>]*?) -->\n).*?(?P<end><!-- end -->)", re.DOTALL)
+OTHER_TABLES: dict[str, type[Options]] = {"experiment": Experiment, "optimizer.group": kinds.ParameterGroup}
 HELP_WIDTH = 100  # columns of the help texts
 # Lines of the base classes that tell the author of a component nothing
 INTERNAL = re.compile(
@@ -81,8 +82,8 @@ def options_block(kind: str) -> str:
 
 def section_block(name: str) -> str:
     """The options of a section that chooses no component, such as [train]; of `experiment` the top level."""
-    if name == "experiment":
-        return options_table(Experiment)
+    if name in OTHER_TABLES:
+        return options_table(OTHER_TABLES[name])
     annotation = Experiment.model_fields[name].annotation
     (model,) = [
         part

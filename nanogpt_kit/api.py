@@ -48,6 +48,7 @@ from nanogpt_kit.core.kinds import (
     Schedule,
     TextContext,
     Tokenizer,
+    TrainingBatch,
     WarmupSchedule,
 )
 from nanogpt_kit.core.kinds.mixer_options import check_mixer_options
@@ -68,13 +69,14 @@ if TYPE_CHECKING:
     from nanogpt_kit.nn.cache import KVCache
     from nanogpt_kit.nn.loss import linear_cross_entropy, regularized_cross_entropy
     from nanogpt_kit.nn.parallel import ParallelModel
-    from nanogpt_kit.nn.parts import HeadLinear, Positional, ResidualLinear, TwoLayerMLP
+    from nanogpt_kit.nn.parts import FusedLinear, HeadLinear, Positional, ResidualLinear, TwoLayerMLP
     from nanogpt_kit.nn.tensor_files import read_safetensors, read_torch_file
     from nanogpt_kit.nn.training_loss import TrainingLoss, add_extras, take_extra
     from nanogpt_kit.nn.view import View
 
 LAZY = {
     "BPEEncoder": "nanogpt_kit.corpus.bpe",
+    "FusedLinear": "nanogpt_kit.nn.parts",
     "HeadLinear": "nanogpt_kit.nn.parts",
     "KVCache": "nanogpt_kit.nn.cache",
     "LibraryEncoder": "nanogpt_kit.corpus.library_encoder",
@@ -107,6 +109,7 @@ __all__ = [
     "ExportedModel",
     "Field",
     "Format",
+    "FusedLinear",
     "HashSplitDataset",
     "HeadLinear",
     "HubText",
@@ -146,6 +149,7 @@ __all__ = [
     "TextFile",
     "TokenFile",
     "Tokenizer",
+    "TrainingBatch",
     "TrainingLoss",
     "TwoLayerMLP",
     "View",

@@ -24,7 +24,7 @@ from nanogpt_kit.comparison.record import Comparison, Measurement, Result
 from nanogpt_kit.core import kinds
 from nanogpt_kit.core.experiment import Experiment
 from nanogpt_kit.core.hooks import RunHooks
-from nanogpt_kit.core.layered_slots import is_layered_slot
+from nanogpt_kit.core.layered_slots import listed_slot
 from nanogpt_kit.core.options import Component, Options
 from nanogpt_kit.core.registry import KIT_DISTRIBUTION, Entry, Registry
 from nanogpt_kit.interop.formats import FormatChoice
@@ -165,7 +165,7 @@ def is_key(key: str, models: tuple[type[Options], ...] = (Experiment, FormatChoi
             if field is None:
                 continue
             inner = tuple(classes_in(field.annotation))
-            if typing.get_origin(field.annotation) is tuple or is_layered_slot(
+            if typing.get_origin(field.annotation) is tuple or listed_slot(
                 field
             ):  # an element of a list, by its index or name
                 names = "|".join(entry.name for kind in inner for entry in components_of(kind)) or "0"
@@ -288,10 +288,13 @@ WORDS = {
     *("NANOGPT_KIT_RUNS", "NANOGPT_KIT_DATA", "state_dict", "load_state_dict", "slow", "max-autotune", "device"),
     *("ctx", "endings", "label", "question", "choices", "answerKey", "text", "prompt", "answer", "top_k"),
     *("matrix", "vector", "embedding", "head", "segments", "experiments/leaky.py", "KeyboardInterrupt"),
-    *("val/loss", "val/bits_per_byte", "train/loss", "optim/lr"),
+    *("val/loss", "val/bits_per_byte", "train/loss", "optim/lr", "perf/mfu"),
+    *("[[optimizer.group]]", "wte", "wte.weight", "params", "names", "uses_total_steps = True"),
+    *("schedule/<target>", "step / total_steps", "cooldown.toml", "optimizer.group.0.lr"),
     *("val/loss/code", "val/loss/notes", "fraction", "windows", "passes"),  # of a mixture
     *("(y, extra)", "aux/<name>", "aux/", "aux/hidden_size", "h.0.mlp/largest_weight", "logged_metrics"),
     *("changed_at_step", "code", "distributions", "yardsticks", '"*"', '""'),  # of provenance.json
+    *("sources", "version_changes"),  # there, too
     *(*Comparison.model_fields, "runs/NAME/KIND/ID/", "noise"),  # of comparison.json
     *(
         *Result.model_fields,

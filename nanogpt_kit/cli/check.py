@@ -54,6 +54,7 @@ def check(
         click.echo(f"{experiment} is valid")
         return
     from nanogpt_kit.cli.explained import option_values_record, print_option_values
+    from nanogpt_kit.cli.explained_groups import groups_record, print_groups
     from nanogpt_kit.cli.proportions_text import print_proportions, proportions_record
     from nanogpt_kit.nn.flops import size_of_module
     from nanogpt_kit.nn.initial_weights import planned_rates
@@ -62,17 +63,20 @@ def check(
     size = None if module is None else size_of_module(module, chosen.model.block_size)
     rates = None if module is None else planned_rates(chosen, module, known or ASSUMED_VOCABULARY)
     if as_json:
-        counts = {"parameters": size.parameters, "flops_per_token": size.flops_per_token} if size else {}
-        record = {"multipliers": vars(chosen.init.multipliers(chosen.model)), "peak_learning_rates": rates}
+        counts = vars(size) if size else {}
+        record = {"multipliers": vars(chosen.multipliers), "peak_learning_rates": rates}
         sources = {"sources": proportions} if (proportions := proportions_record(chosen)) else {}
         options = option_values_record(chosen, space)
-        print_json({"options": options, "model": {"vocab_size": known, **counts}, "init": record, **sources})
+        groups = groups_record(chosen, module)
+        model = {"vocab_size": known, **counts}
+        print_json({"options": options, "model": model, "init": record, "groups": groups, **sources})
         return
     print_option_values(chosen, space)
     click.echo()
     print_model_size(size, known)
     print_init(chosen, rates)
     print_proportions(chosen)
+    print_groups(chosen, module)
 
 
 def check_tables(chosen: Experiment, nproc: int) -> Space | None:
@@ -109,7 +113,8 @@ def print_model_size(size: ModelSize | None, known: int | None) -> None:
     tokens = f"a vocabulary of {known or ASSUMED_VOCABULARY:,} tokens"
     guess = "" if known else ", an assumption: the tokenizer learns it from the text"
     roles = ", ".join(f"{role} {count:,}" for role, count in size.parameters.items())
-    print_lines(f"{size.total:,} parameters: {roles}; with {tokens}{guess}")
+    trained = "" if size.trained == size.total else f"; {size.trained:,} of them are trained"
+    print_lines(f"{size.total:,} parameters: {roles}; with {tokens}{guess}{trained}")
     flops = "unknown" if size.flops_per_token is None else f"{size.flops_per_token / 1e6:,.1f} million"
     print_lines(f"FLOPs per trained token, forward and backward at full context: {flops}")
 
@@ -119,7 +124,7 @@ def print_init(chosen: Experiment, rates: Mapping[Role, tuple[float, float]] | N
     from nanogpt_kit.core.kinds import Multipliers
     from nanogpt_kit.nn.parameter_groups import describe_rates
 
-    multipliers = chosen.init.multipliers(chosen.model)
+    multipliers = chosen.multipliers
     if multipliers != Multipliers():
         print_lines(f"multipliers in the forward pass: {multipliers}")
     if text := describe_rates(rates or {}):

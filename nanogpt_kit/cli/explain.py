@@ -29,7 +29,7 @@ def explain(key: str | None, as_json: bool) -> None:
 
         found = find_by_name(key)
         other = other_meaning(key, found)
-        text = "" if as_json else "\n\n".join(map(found_text, found))
+        text = "" if as_json else "\n\n".join(dict.fromkeys(map(found_text, found)))
         records = found_records(found) if as_json else []
     print_json(records) if as_json else click.echo(printable(text))
     if other:

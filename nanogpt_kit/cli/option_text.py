@@ -52,7 +52,8 @@ def section_text(found: FoundOption) -> str:
     assert found.table is not None
     options = describe_options(found.table, found.option.may_change_on_resume)
     lines = [line for option in options for line in ["", *listed_option(option)]]
-    return "\n".join([*wrapped(with_description(f"[{'.'.join(found.key)}]", found.option)), *lines])
+    brackets = "[[{}]]" if found.option.type == "list of tables" else "[{}]"
+    return "\n".join([*wrapped(with_description(brackets.format(".".join(found.key)), found.option)), *lines])
 
 
 def listed_option(option: OptionDescription) -> list[str]:

@@ -136,18 +136,20 @@ def metric_lines(record: Mapping[str, Any]) -> list[tuple[str, Any]]:
 
 def cost_lines(record: Mapping[str, Any]) -> list[tuple[str, Any]]:
     seconds, tokens, memory = record["seconds"], record["tokens"], record["metrics"].get("memory/peak_bytes")
+    trained = record["trained_parameters"]
     return [
         ("time in steps", format_duration(seconds) if seconds else None),
         ("tokens", f"{tokens:,}" if tokens else None),
         ("tokens/s", f"{tokens / seconds:,.0f}" if seconds and tokens else None),
         ("memory, peak", format_bytes(memory) if memory else None),
         ("parameters", f"{record['parameters']:,}" if record["parameters"] else None),
+        ("of which trained", f"{trained:,}" if trained not in (None, record["parameters"]) else None),
     ]
 
 
 def origin_lines(record: Mapping[str, Any]) -> list[tuple[str, Any]]:
     """What provenance.json has, in short; damaged parts are left out."""
-    from nanogpt_kit.runs.recorded_values import packages_text
+    from nanogpt_kit.runs.recorded_values import packages_text, version_changes_text
 
     origin = record["provenance"]
     git, machine, data = (
@@ -164,6 +166,7 @@ def origin_lines(record: Mapping[str, Any]) -> list[tuple[str, Any]]:
         ("in", origin.get("folder")),
         ("code", f"{git['commit']}{changed}" if isinstance(git.get("commit"), str) else None),
         ("packages", packages_text(distributions) if isinstance(distributions, dict) else None),
+        ("plugins changed", version_changes_text(origin)),
         ("machine", ", ".join(str(text) for text in [*hardware, threads] if text)),
         ("data", data.get("folder")),
         ("sources", sources_text(data.get("sources"), record["tokens"])),

@@ -9,11 +9,13 @@ from nanogpt_kit.comparison.question import Arm, Question
 from nanogpt_kit.comparison.record import Measurement
 from nanogpt_kit.core.errors import Fault, dotted
 from nanogpt_kit.core.experiment import Experiment
+from nanogpt_kit.core.kinds import Schedule
+from nanogpt_kit.core.targets import BATCH_SHAPING
 from nanogpt_kit.runs.description import one_line
 from nanogpt_kit.runs.folder import RunFolder
 
 LIMIT_KEY = "train.max_seconds"
-SAMPLED_STEPS = 1000  # at which two schedules are compared, at the beginning of a run and evenly over it
+SAMPLED_STEPS = 1000  # at which a schedule is compared, at the beginning of a run and evenly over it
 UNEVEN = "a run with more training is better for that alone"
 
 
@@ -37,11 +39,10 @@ def planned_faults(question: Question) -> Iterator[Fault]:
 
 
 def schedule_faults(arm: Arm) -> Iterator[Fault]:
-    """Why a limit of seconds would cut off the arm's schedule."""
-    if not is_independent_of_length(arm.experiment):
-        reason = f"{one_line(arm.label)}: {LIMIT_KEY} ends a run before its schedule has come to its end"
-        remedy = "leave it out and give train.steps, or choose a schedule that does not depend on them, as constant"
-        yield fault_of(arm, ("train", "max_seconds"), f"{reason}; {remedy}")
+    """Why a limit of seconds would cut off one of the arm's schedules."""
+    for target in cut_off_targets(arm.experiment):
+        reason = f"{one_line(arm.label)}: {LIMIT_KEY} ends a run before {its_schedule(target)} has come to its end"
+        yield fault_of(arm, ("train", "max_seconds"), f"{reason}; leave it out and give train.steps")
 
 
 def has_equal_budgets(one: Experiment, other: Experiment) -> bool:
@@ -65,9 +66,19 @@ def limit_text(experiment: Experiment) -> str:
     return "not set" if limit is None else f"{limit:g}"
 
 
-def is_independent_of_length(experiment: Experiment) -> bool:
-    """Whether the schedule has the same learning rates in a run of twice as many steps."""
-    multiplier, total = experiment.schedule.multiplier, experiment.total_steps
+def cut_off_targets(experiment: Experiment) -> list[str]:
+    """The targets of schedules that a limit of seconds cuts off: those of batches follow steps or tokens alone."""
+    shaping = [schedule for schedule in experiment.schedules if schedule.target in BATCH_SHAPING]
+    return [one.target for one in shaping if not is_independent_of_length(one, experiment.total_steps)]
+
+
+def its_schedule(target: str) -> str:
+    return f"its schedule of {target}, which follows steps,"
+
+
+def is_independent_of_length(schedule: Schedule, total: int) -> bool:
+    """Whether the schedule has the same multipliers in a run of twice as many steps."""
+    multiplier = schedule.multiplier
     spread = range(0, total, max(1, total // SAMPLED_STEPS))
     steps = {*range(min(total, SAMPLED_STEPS)), *spread, max(0, total - 1)}
     return all(multiplier(step, total) == multiplier(step, 2 * total) for step in steps)
@@ -113,9 +124,9 @@ def spent_seconds(question: Question, whole: Sequence[Measurement]) -> tuple[str
         elif own != limit:
             base = f"in {one_line(question.base.label)} it is {limit_text(question.base.experiment)}"
             faults.append(Fault(f"{label} was ended by {LIMIT_KEY} = {limit_text(arm.experiment)}, and {base}"))
-        elif not is_independent_of_length(arm.experiment):
-            reason = f"{label} was ended by {LIMIT_KEY} before its schedule had come to its end"
-            faults.append(Fault(f"{reason}; train it without the limit, or with a schedule such as constant"))
+        elif cut_off := cut_off_targets(arm.experiment):
+            reason = f"{label} was ended by {LIMIT_KEY} before {its_schedule(cut_off[0])} had come to its end"
+            faults.append(Fault(f"{reason}; train it without the limit"))
     return f"{limit:g} s of training" if limit is not None else "", faults
 
 

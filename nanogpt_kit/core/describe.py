@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from nanogpt_kit.core.option_schema import JsonSchema, default_value, option_schemas
-from nanogpt_kit.core.options import LAYERED_KEYWORD, MAY_CHANGE, SLOT_KEYWORD, Component, Options, option_classes
+from nanogpt_kit.core.options import LISTED_KEYWORD, MAY_CHANGE, SLOT_KEYWORD, Component, Options, option_classes
 
 TYPES = {  # of JSON Schema -> in TOML's words: of one value, of the elements of a list
     "integer": ("whole number", "whole numbers"),
@@ -99,7 +99,8 @@ def unit_text(name: str, schema: JsonSchema) -> str:
 def type_text(schema: JsonSchema, index: int = 0) -> str:
     """The type of a value (`index` 0) or of the elements of a list (1)."""
     if SLOT_KEYWORD in schema:
-        several = ", or a list of them that is repeated over the layers" if LAYERED_KEYWORD in schema else ""
+        several = ", or a list of them" if LISTED_KEYWORD in schema else ""
+        several += f" that {text}" if (text := schema.get(LISTED_KEYWORD)) else ""
         return f"component{'s' * index} of kind {schema[SLOT_KEYWORD]}{several}"
     if "const" in schema or "enum" in schema:
         return any_of([json.dumps(value, ensure_ascii=False) for value in schema.get("enum", [schema.get("const")])])

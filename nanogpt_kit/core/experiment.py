@@ -24,6 +24,7 @@ from nanogpt_kit.core.kinds import (
     Init,
     Model,
     ModelContext,
+    Multipliers,
     Optimizer,
     Order,
     Parallel,
@@ -32,7 +33,9 @@ from nanogpt_kit.core.kinds import (
     Tokenizer,
 )
 from nanogpt_kit.core.layered_differences import differing_lists, without_lists_of_one
+from nanogpt_kit.core.layered_slots import OneOrList, listed
 from nanogpt_kit.core.layers import DEFAULT, Layers
+from nanogpt_kit.core.made_with import Unresolved
 from nanogpt_kit.core.options import (
     MAY_CHANGE,
     Component,
@@ -48,12 +51,14 @@ from nanogpt_kit.core.options import (
 from nanogpt_kit.core.registry import Entry, LocalEntry, Registry
 from nanogpt_kit.core.relations import (
     check_batch_tokens,
+    check_inner_groups,
     check_keep_every_steps,
     check_max_tokens,
     check_multipliers,
     check_on_overflow,
 )
 from nanogpt_kit.core.sections import Ablate, Checkpoint, Evaluate, Sample, Sweep, Train
+from nanogpt_kit.core.targets import Target, check_targets, targets_of, zero_note
 from nanogpt_kit.core.unused_options import drop_unused_options
 
 
@@ -76,22 +81,38 @@ class Experiment(Options):
         description="local component files, relative to the file that names them",
         json_schema_extra=MAY_CHANGE,
     )
-    dataset: Dataset
-    tokenizer: Tokenizer
-    order: Order = slot("shuffled")
-    model: Model
-    init: Init = slot("gpt2")
-    optimizer: Optimizer
-    schedule: Schedule
+    dataset: Dataset = Field(description="source of the text, and its splits")
+    tokenizer: Tokenizer = Field(description="tokens that the text is written in")
+    order: Order = slot("shuffled", description="choice of the windows of each step")
+    model: Model = Field(description="network that is trained")
+    init: Init = slot("gpt2", description="initial weights, and factors of parameters and learning rates")
+    optimizer: Optimizer = Field(description="rule that updates the parameters from their gradients")
+    schedule: OneOrList[Schedule] = Field(
+        description="how options change during the run: one schedule, of the learning rate, or a list with targets"
+    )
     train: Train
-    parallel: Parallel = slot("single", json_schema_extra=MAY_CHANGE)
+    parallel: Parallel = slot(
+        "single", description="distribution of the model over processes", json_schema_extra=MAY_CHANGE
+    )
     parallel_of_several: ClassVar[str] = "ddp"  # the default of `parallel` where a run has several processes
     evaluate: Evaluate = Field(Evaluate(), json_schema_extra=MAY_CHANGE)
-    evaluator: tuple[Evaluator, ...] = slot(("loss", "bits_per_byte"), json_schema_extra=MAY_CHANGE)
+    evaluator: tuple[Evaluator, ...] = slot(
+        ("loss", "bits_per_byte"),
+        description="measurements of the model, at each evaluation",
+        json_schema_extra=MAY_CHANGE,
+    )
     checkpoint: Checkpoint = Field(Checkpoint(), json_schema_extra=MAY_CHANGE)
-    callback: tuple[Callback, ...] = slot(("console", "tensorboard", "divergence"), json_schema_extra=MAY_CHANGE)
+    callback: tuple[Callback, ...] = slot(
+        ("console", "tensorboard", "divergence"),
+        description="objects that watch the run or take part in it, called in this order",
+        json_schema_extra=MAY_CHANGE,
+    )
     sample: Sample = Field(Sample(), json_schema_extra=MAY_CHANGE)
-    sampler: tuple[Sampler, ...] = slot(("temperature", "top_k"), json_schema_extra=MAY_CHANGE)
+    sampler: tuple[Sampler, ...] = slot(
+        ("temperature", "top_k"),
+        description="transforms of the logits before a token is drawn, applied in this order",
+        json_schema_extra=MAY_CHANGE,
+    )
     sweep: Sweep | None = None
     ablate: Ablate | None = None
 
@@ -148,9 +169,10 @@ class Experiment(Options):
         resume: str | os.PathLike[str] | bool | None = None,
         trust_code: bool = False,
         into: str | os.PathLike[str] | None = None,
+        accept_versions: bool = False,
     ) -> Any:
-        """Trains it, and returns a Run: `nanogpt_kit.run(experiment, resume, trust_code, into)`."""
-        return importlib.import_module("nanogpt_kit").run(self, resume, trust_code, into)
+        """Trains it, and returns a Run: `nanogpt_kit.run(experiment, resume, trust_code, into, accept_versions)`."""
+        return importlib.import_module("nanogpt_kit").run(self, resume, trust_code, into, accept_versions)
 
     @model_validator(mode="after")
     def _check_relations(self) -> Self:
@@ -158,12 +180,30 @@ class Experiment(Options):
         check_keep_every_steps(self.checkpoint)
         check_on_overflow(self.sample, self.model)
         check_max_tokens(self.train)
-        check_multipliers(self.init, self.model)
+        if not isinstance(self.init, Unresolved):
+            check_multipliers(self.init, self.model)
+        if not any(isinstance(part, Unresolved) for part in (self.optimizer, *self.schedules)):
+            check_targets(self.schedule, self.targets, self.model)
+            check_inner_groups(self.optimizer)
         return self
 
     @property
     def batch_windows(self) -> int:
         return self.train.batch_tokens // self.model.block_size
+
+    @property
+    def schedules(self) -> tuple[Schedule, ...]:
+        """All schedules, each with its target."""
+        return listed(self.schedule)
+
+    @property
+    def targets(self) -> dict[str, Target]:
+        """The options that a schedule may drive, by their keys."""
+        return targets_of(self.optimizer, self.train, self.model)
+
+    def schedule_of(self, target: str) -> Schedule | None:
+        """The schedule that drives an option; None where the option is constant."""
+        return next((schedule for schedule in self.schedules if schedule.target == target), None)
 
     @property
     def total_steps(self) -> int:
@@ -183,9 +223,11 @@ class Experiment(Options):
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """Sentences about options that were dropped, components that were appended, and a schedule without effect."""
-        note = self.schedule.note(self.total_steps)
-        return (*self._layers.notes, *([note] if note else []))
+        """Sentences about options that were dropped, components that were appended, and schedules without effect."""
+        schedules = [(dotted(key), part) for key, part in self.parts() if isinstance(part, Schedule)]
+        notes = [(key, schedule.note(self.total_steps)) for key, schedule in schedules]
+        notes += [(key, zero_note(schedule.target, self.targets)) for key, schedule in schedules]
+        return (*self._layers.notes, *(f"{key}: {note}" for key, note in notes if note))
 
     def location(self, key: Key) -> str:
         """Where a value was written: "file:line", "command line", or "default"."""
@@ -220,7 +262,15 @@ class Experiment(Options):
 
     def model_context(self, vocab_size: int) -> ModelContext:
         """What the model of a run is built from, with the factors that its init has chosen."""
-        return ModelContext(vocab_size=vocab_size, multipliers=self.init.multipliers(self.model))
+        return ModelContext(vocab_size=vocab_size, multipliers=self.multipliers)
+
+    @property
+    def multipliers(self) -> Multipliers:
+        """The factors that its init has chosen; of a run whose init cannot be used here, those that it has recorded."""
+        recorded = self._layers.made_with.multipliers if self._layers.made_with else None
+        if recorded is not None and isinstance(self.init, Unresolved):
+            return Multipliers(**{name: recorded[name] for name in vars(Multipliers()) if name in recorded})
+        return self.init.multipliers(self.model)
 
     def parts(self) -> list[tuple[Key, Component]]:
         """Every component of the experiment with its key, slots within slots included."""
@@ -257,15 +307,18 @@ class Experiment(Options):
     def differences(self, other: Experiment) -> dict[str, tuple[Any, Any]]:
         """Dotted keys whose values differ: {"optimizer.lr": (mine, theirs)}."""
         pair = without_lists_of_one(self), without_lists_of_one(other)
-        lists = differing_lists(pair[0].model, pair[1].model, self._registry, other._registry)
+        of_model = differing_lists(pair[0].model, pair[1].model, self._registry, other._registry)
+        schedules = differing_lists(*pair, self._registry, other._registry)
         values = [one.resolved() for one in pair]
-        for name in lists:
-            for one in values:
-                one["model"].pop(name, None)
+        for table in values:
+            for name in schedules:
+                table.pop(name, None)
+            for name in of_model:
+                table["model"].pop(name, None)
         mine, theirs = (dict(leaves(one)) for one in values)
         keys = [*mine, *(key for key in theirs if key not in mine)]
         pairs = {dotted(key): (mine.get(key), theirs.get(key)) for key in keys if mine.get(key) != theirs.get(key)}
-        return pairs | {f"model.{name}": pair for name, pair in lists.items()}
+        return pairs | schedules | {f"model.{name}": pair for name, pair in of_model.items()}
 
     def __repr__(self) -> str:
         """One line; `resolved` has every value."""

@@ -11,7 +11,7 @@ from pydantic.fields import FieldInfo
 
 from nanogpt_kit.core.errors import Key, KitError
 from nanogpt_kit.core.key_rules import KeyRules, name_of_element
-from nanogpt_kit.core.layered_slots import is_layered_slot
+from nanogpt_kit.core.layered_slots import is_layered_slot, listed_slot
 from nanogpt_kit.core.options import Component, Options, option_classes
 from nanogpt_kit.core.registry import Registry
 from nanogpt_kit.core.sections import is_free_form
@@ -34,7 +34,7 @@ class ExperimentKeys(KeyRules):
 
     def component_names(self, key: Key, values: dict[str, Any]) -> Collection[str]:
         """The installed ones, and the local files that `values` name: these are loaded after the layers are merged."""
-        base = component_of_list(self.root, key) or self.layered_kind(key, values)
+        base = component_of_list(self.root, key) or self.kind_of_one_or_list(key, values)
         if base is None:
             return ()
         files = values.get("components")
@@ -44,23 +44,27 @@ class ExperimentKeys(KeyRules):
     def takes_component(self, key: Key) -> bool:
         return component_of_list(self.root, key) is None
 
-    def is_layered(self, key: Key, values: dict[str, Any]) -> bool:
+    def is_listed(self, key: Key, values: dict[str, Any]) -> bool:
         """Of components in local files it is not known yet: they are loaded after the layers are merged."""
-        return self.layered_kind(key, values) is not None
+        return self.slot_of_one_or_list(key, values) is not None
+
+    def is_layered(self, key: Key, values: dict[str, Any]) -> bool:
+        field = self.slot_of_one_or_list(key, values)
+        return field is not None and is_layered_slot(field)
 
     def default_component(self, key: Key, values: dict[str, Any]) -> str | None:
-        field = self.layered_slot(key, values)
+        field = self.slot_of_one_or_list(key, values)
         return field.default if field and isinstance(field.default, str) else None
 
-    def layered_kind(self, key: Key, values: dict[str, Any]) -> type[Component] | None:
-        """The kind of the components of the layered slot at `key`; None for another key."""
-        field = self.layered_slot(key, values)
+    def kind_of_one_or_list(self, key: Key, values: dict[str, Any]) -> type[Component] | None:
+        """The kind of the components of the slot of one or a list at `key`; None for another key."""
+        field = self.slot_of_one_or_list(key, values)
         return next(kind for kind in option_classes(field.annotation) if issubclass(kind, Component)) if field else None
 
-    def layered_slot(self, key: Key, values: dict[str, Any]) -> FieldInfo | None:
-        owner = self.component_above(key, values)
+    def slot_of_one_or_list(self, key: Key, values: dict[str, Any]) -> FieldInfo | None:
+        owner = self.root if len(key) == 1 else self.component_above(key, values)
         field = owner.model_fields.get(str(key[-1])) if owner else None
-        return field if field and is_layered_slot(field) else None
+        return field if field and listed_slot(field) else None
 
     def component_above(self, key: Key, values: dict[str, Any]) -> type[Component] | None:
         """The class of the component whose option is at `key`, as `model` has; None where it is not known."""
@@ -73,6 +77,14 @@ class ExperimentKeys(KeyRules):
             return Registry.installed().load(base, use) if isinstance(use, str) else None
         except KitError:
             return None
+
+    def is_same_component(self, one: str, other: str) -> bool:
+        if one == other or one.rpartition("/")[2] != other.rpartition("/")[2]:
+            return one == other
+        bare, qualified = sorted((one, other), key=lambda name: "/" in name)
+        entries = Registry.installed().entries
+        kinds = {entry.kind for entry in entries if entry.qualified == qualified}
+        return {entry.qualified for entry in entries if entry.kind in kinds and entry.name == bare} == {qualified}
 
     def option_names(self, key: Key, name: str) -> Sequence[str] | None:
         base = component_of_list(self.root, key)

@@ -30,16 +30,24 @@ class KeyRules:
         return ()
 
     def default_component(self, key: Key, values: dict[str, Any]) -> str | None:
-        """The component in the layered slot at `key` where no layer writes one, as in `is_layered`."""
+        """The component in the slot of one or a list at `key` where no layer writes one, as in `is_listed`."""
         return None
 
     def takes_component(self, key: Key) -> bool:
-        """Whether one component may replace the list at `key`, as it may in a slot of a model's layers."""
+        """Whether one component may replace the list at `key`, as in the slots of a model's layers."""
         return True
 
-    def is_layered(self, key: Key, values: dict[str, Any]) -> bool:
-        """Whether a slot of a model's layers is at `key`; `values` are those of the lower layers."""
+    def is_listed(self, key: Key, values: dict[str, Any]) -> bool:
+        """Whether a slot of one component or a list is at `key`; `values` are those of the lower layers."""
         return False
+
+    def is_layered(self, key: Key, values: dict[str, Any]) -> bool:
+        """Whether it is one of a model's layers, as in `is_listed`."""
+        return False
+
+    def is_same_component(self, one: str, other: str) -> bool:
+        """Whether two names mean one component, as NAME and DISTRIBUTION/NAME may."""
+        return one == other
 
     def option_names(self, key: Key, name: str) -> Sequence[str] | None:
         """The options of the component `name` of the list at `key`; None where they are not known yet."""
@@ -65,8 +73,8 @@ def addressed_element(
     """
     if part.isdecimal() and int(part) < len(elements):
         return int(part), None
-    if rules.is_layered(at, values):
-        return layered_element(rules, elements, part, value, at, values), None
+    if rules.is_listed(at, values):
+        return index_of_element(rules, elements, part, value, at, values), None
     named = [index for index, element in enumerate(elements) if is_named(element, part)]
     if len(named) > 1:
         forms = " or ".join(f"{dotted(at)}.{index}" for index in named)
@@ -87,10 +95,10 @@ def addressed_element(
     return named[0] if named else len(elements), option
 
 
-def layered_element(
+def index_of_element(
     rules: KeyRules, elements: list[Any], part: str, value: Any, at: Key, values: dict[str, Any]
 ) -> int:
-    """The index of the element of a layered slot that `part` names. Raises KitError."""
+    """The index of the element that `part` names, of the list in a slot that also takes one. Raises KitError."""
     named = [index for index, element in enumerate(elements) if is_named(element, part)]
     key, option = dotted(at), next(iter(value), "OPTION") if isinstance(value, dict) else "OPTION"
     if len(named) == 1 and isinstance(value, dict):
@@ -99,16 +107,19 @@ def layered_element(
         count = f"the list has {len(named)} components of this name" if len(named) > 1 else "is a component"
         raise KitError(Fault(f"{count}; write {key}.{named[0]}.{option}", f"{key}.{part}"))
     allowed = f"an index from 0 to {len(elements) - 1}" if len(elements) > 1 else "the index 0"
-    message = f"is a list, repeated over the layers, so the next part of the key should be {allowed}, got {part!r}"
+    is_layered = rules.is_layered(at, values)
+    repeated, for_all = (", repeated over the layers", " for all layers") if is_layered else ("", "")
+    message = f"is a list{repeated}, so the next part of the key should be {allowed}, got {part!r}"
     if part.isdecimal():
         remedy = "to add a component, give the whole list"
     elif part.startswith("-"):
         raise KitError(Fault(message, key))
     elif part in rules.component_names(at, values):
-        remedy = f"write {key}={part} for all layers, or give a list with it"
+        remedy = f"write {key}={part}{for_all}, or give a list with it"
     else:
         first = name_of_element(elements[0])
-        remedy = f"write {key}.0.{part} for the first component ({first}), or {key}={first} first, for all layers"
+        alone = f"{key}={first} first,{for_all}" if is_layered else f"{key}={first} first, without the others"
+        remedy = f"write {key}.0.{part} for the first component ({first}), or {alone}"
     raise KitError(Fault(f"{message}; {remedy}", key))
 
 

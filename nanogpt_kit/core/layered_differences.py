@@ -1,11 +1,13 @@
-"""Layered slots of two experiments: a list of one is the component alone, lists of other lengths differ as a whole."""
+"""Slots of one component or a list, in two experiments: a list of one is the component alone, lists of other lengths
+differ as a whole.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-from nanogpt_kit.core.layered_slots import layered_slots, listed, shortest
+from nanogpt_kit.core.layered_slots import layered_slots, listed, listed_slot, shortest
 from nanogpt_kit.core.option_schema import default_value
 from nanogpt_kit.core.options import Component, Options, to_toml_values
 from nanogpt_kit.core.registry import Registry
@@ -16,10 +18,12 @@ Chosen = TypeVar("Chosen", bound=Options)
 def differing_lists(
     mine: Options, theirs: Options, registry: Registry, other_registry: Registry
 ) -> dict[str, tuple[Any, Any]]:
-    """The layered slots of two models of one class that are lists of different lengths; a component is one of one."""
+    """The slots of two tables of one class that have lists of different lengths; a component is one of one."""
     if type(mine) is not type(theirs):
         return {}
-    pairs = {name: (getattr(mine, name), getattr(theirs, name)) for name in layered_slots(type(mine))}
+    fields = type(mine).model_fields.items()
+    slots = [name for name, field in fields if listed_slot(field)]
+    pairs = {name: (getattr(mine, name), getattr(theirs, name)) for name in slots}
     return {
         name: (short_value(one, registry), short_value(other, other_registry))
         for name, (one, other) in pairs.items()
@@ -40,8 +44,13 @@ def short_value(parts: Component | tuple[Component, ...] | None, registry: Regis
 
 
 def without_lists_of_one(experiment: Chosen) -> Chosen:
-    """The experiment with the component alone in place of each list of one in its model."""
-    return with_slots(experiment, lambda parts: parts[0] if isinstance(parts, tuple) and len(parts) == 1 else parts)
+    """The experiment with the component alone in place of each list of one: of its schedules, and in its model."""
+    schedule = part_alone(getattr(experiment, "schedule"))  # noqa: B009
+    return with_slots(experiment, part_alone).model_copy(update={"schedule": schedule})
+
+
+def part_alone(parts: Any) -> Any:
+    return parts[0] if isinstance(parts, tuple) and len(parts) == 1 else parts
 
 
 def with_shortest_lists(experiment: Chosen) -> Chosen:

@@ -1,4 +1,4 @@
-"""Slots of a model's layers: one component for all layers, or a list that is repeated over them.
+"""Slots that take one component or a list: those of a model's layers, whose lists are repeated, and the schedules.
 
 `attention = [{ use = "sdpa", window = 64 }, "sdpa"]` gives layers 0, 2, 4, ... windows, and layers 1, 3, 5, ... none.
 """
@@ -13,11 +13,13 @@ from pydantic.fields import FieldInfo
 from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema, InitErrorDetails, PydanticCustomError, SchemaValidator, core_schema
 
-from nanogpt_kit.core.options import LAYERED_KEYWORD, SLOT_KEYWORD, Component, Options
+from nanogpt_kit.core.options import LISTED_KEYWORD, SLOT_KEYWORD, Component, Options
 
 
-class LayeredSlot:
-    """The annotation that makes a component slot one of a model's layers."""
+class ListedSlot:
+    """The annotation that makes a component slot take one component, or a list."""
+
+    list_text = ""  # what follows "a list that" in a description
 
     def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
         kind: type[Component] = get_args(source)[0]
@@ -37,19 +39,27 @@ class LayeredSlot:
             return kind._resolve(value, info)
 
         def json_schema(core: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
-            return {SLOT_KEYWORD: kind.kind, LAYERED_KEYWORD: True}
+            return {SLOT_KEYWORD: kind.kind, LISTED_KEYWORD: self.list_text}
 
         metadata = {"pydantic_js_functions": [json_schema]}
         return core_schema.with_info_plain_validator_function(resolve, metadata=metadata)
 
 
+class LayeredSlot(ListedSlot):
+    """The annotation that makes it one of a model's layers."""
+
+    list_text = "is repeated over the layers"
+
+
 Part = TypeVar("Part", bound=Component)
+# Type of a slot that takes one component, or a list
+OneOrList = Annotated[Part | tuple[Part, ...], ListedSlot()]
 # Type of a slot of a model that takes one component, or a list that is repeated over the layers
 Layered = Annotated[Part | tuple[Part, ...], LayeredSlot()]
 
 
 def listed(parts: Part | tuple[Part, ...]) -> tuple[Part, ...]:
-    """The components of a layered slot."""
+    """The components of a slot that takes one or a list."""
     return parts if isinstance(parts, tuple) else (parts,)
 
 
@@ -61,11 +71,16 @@ def of_layer(parts: Part | tuple[Part, ...], layer: int) -> Part:
 
 def is_layered_slot(field: FieldInfo) -> bool:
     """Whether the type of an option is `Layered`, alone or within another type, as in `Layered[MLP] | None`."""
+    return isinstance(listed_slot(field), LayeredSlot)
 
-    def is_layered(part: Any) -> bool:
-        return isinstance(part, LayeredSlot) or any(map(is_layered, get_args(part)))
 
-    return any(map(is_layered, (*field.metadata, field.annotation)))
+def listed_slot(field: FieldInfo) -> ListedSlot | None:
+    """The annotation of an option that takes one component or a list; None of another one."""
+
+    def found(part: Any) -> ListedSlot | None:
+        return part if isinstance(part, ListedSlot) else next(filter(None, map(found, get_args(part))), None)
+
+    return next(filter(None, map(found, (*field.metadata, field.annotation))), None)
 
 
 def layered_slots(options: type[Options]) -> list[str]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from nanogpt_kit.core.errors import Fault, Key, KitError, dotted, printable
 from nanogpt_kit.core.key_rules import KeyRules, addressed_element, is_element_table, name_of_element
@@ -16,6 +16,9 @@ from nanogpt_kit.core.overrides import COMMAND_LINE, parse_override
 from nanogpt_kit.core.replaced_components import is_element, one_component_text, replacement_note
 from nanogpt_kit.core.shipped import find_experiment, path_in_messages
 from nanogpt_kit.core.toml import read_extended_files
+
+if TYPE_CHECKING:  # reading layers needs no kinds of components
+    from nanogpt_kit.core.made_with import MadeWith
 
 DEFAULT = "default"  # the location of a value that no layer has written
 MAX_BITS = 64  # of TOML's integers, by its specification
@@ -33,6 +36,7 @@ class Layers:
         self.notes: list[str] = []
         self.rules = rules or KeyRules()
         self.top = 0  # the height of the highest layer
+        self.made_with: MadeWith | None = None  # of the run whose experiment this is
 
     @classmethod
     def load(cls, path: Path, overrides: Sequence[str] = (), rules: KeyRules | None = None) -> Layers:
@@ -90,7 +94,7 @@ class Layers:
         """A copy that can be changed by itself. It starts without notes, so that none is printed twice."""
         other = Layers(self.rules)
         other.values, other.locations = copy.deepcopy(self.values), dict(self.locations)
-        other.heights, other.top = dict(self.heights), self.top
+        other.heights, other.top, other.made_with = dict(self.heights), self.top, self.made_with
         return other
 
     def drop(self, key: Key, reason: str) -> None:
@@ -129,8 +133,9 @@ class Layers:
         is_whole = isinstance(upper, dict) and "use" in upper and self.rules.takes_component(at)
         if isinstance(upper, dict) and isinstance(lower, list) and not (is_whole or self.rules.is_free_form(at, True)):
             return self._merge_elements(lower, upper, at, location)
-        if addresses_elements(upper) and is_element(lower) and self.rules.is_layered(at, self.values):
-            raise KitError(Fault(one_component_text(lower, upper, at), dotted(at), location((*at, next(iter(upper))))))
+        if addresses_elements(upper) and is_element(lower) and self.rules.is_listed(at, self.values):
+            text = one_component_text(lower, upper, at, self.rules.is_layered(at, self.values))
+            raise KitError(Fault(text, dotted(at), location((*at, next(iter(upper))))))
         if isinstance(upper, dict) and isinstance(lower, str):  # norm = "rmsnorm" is short for { use = "rmsnorm" }
             lower = {"use": lower}
             self.locations[(*at, "use")], self.heights[(*at, "use")] = self.locations[at], self.height(at)
@@ -139,8 +144,9 @@ class Layers:
             upper, location = {"use": upper}, lambda _: name_location
         if isinstance(upper, dict) and isinstance(lower, dict):
             before, use = lower.get("use"), upper.get("use")
-            if isinstance(before, str) and isinstance(use, str) and before != use:  # a sweep's `use` is a table
-                self._drop_options(lower, use, at, location((*at, "use")))
+            both = isinstance(before, str) and isinstance(use, str)  # a sweep's `use` is a table
+            if both and not self.rules.is_same_component(str(before), str(use)):
+                self._drop_options(lower, str(use), at, location((*at, "use")))
             if at:
                 self._record(at, location(at))
             for key, value in upper.items():
@@ -149,7 +155,7 @@ class Layers:
         if lower is None and not self.rules.is_free_form(at, False) and addresses_elements(upper):
             message = "no earlier layer sets this list, so there is no element to change; give the whole list"
             if component := self.rules.default_component(at, self.values):
-                message = one_component_text(component, upper, at, is_default=True)
+                message = one_component_text(component, upper, at, is_layered=True, is_default=True)
             raise KitError(Fault(message, dotted(at), location((*at, next(iter(upper))))))
         if note := replacement_note(lower, upper, at, location, self.location):
             self.notes.append(note)

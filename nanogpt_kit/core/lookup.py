@@ -15,7 +15,7 @@ from nanogpt_kit.core.experiment_keys import component_of_list
 from nanogpt_kit.core.foreign_component_names import foreign_components
 from nanogpt_kit.core.foreign_names import Answer, foreign_option, plain
 from nanogpt_kit.core.kinds import KINDS, load_entry
-from nanogpt_kit.core.option_schema import inner_options, option_schemas, slot_kind
+from nanogpt_kit.core.option_schema import element_options, inner_options, option_schemas, slot_kind
 from nanogpt_kit.core.options import Component, Options
 from nanogpt_kit.core.registry import Entry, Registry
 from nanogpt_kit.core.suggestions import question, with_remark
@@ -48,8 +48,8 @@ class FoundOption:
 
     @property
     def table(self) -> type[Options] | None:
-        """The class of the table that it takes."""
-        return inner_options(self.owner, self.option.name)
+        """The class of the table that it takes, or of the tables in its list."""
+        return inner_options(self.owner, self.option.name) or element_options(self.owner, self.option.name)
 
 
 @dataclass(frozen=True)
@@ -122,7 +122,8 @@ def find_key(
         if not rest or (rest == ("use",) and found.kind):
             yield found
         elif found.table:
-            yield from find_key(rest, found.table, found.key, entry, option.may_change_on_resume)
+            of_table = None if element_options(owner, option.name) else entry  # such tables are of every component
+            yield from find_key(rest, found.table, found.key, of_table, option.may_change_on_resume)
         elif found.kind:
             for one in components_of_kind(found.kind):
                 is_named = rest[0] == one.entry.name
@@ -196,7 +197,7 @@ def walk_options(
     for option in describe_options(owner, may_change):
         found = FoundOption((*above, option.name), owner, entry, option)
         yield found
-        if found.table:
+        if found.table and not element_options(owner, option.name):  # whose options are found below their own key only
             yield from walk_options(found.table, found.key, entry, option.may_change_on_resume, kinds)
         elif found.kind and found.kind not in kinds:  # muon takes an optimizer
             for one in components_of_kind(found.kind):

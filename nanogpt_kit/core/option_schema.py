@@ -86,3 +86,11 @@ def inner_options(options: type[Options], name: str) -> type[Options] | None:
     only = [part for part in parts if part is not type(None)]
     is_table = len(only) == 1 and isinstance(only[0], type) and issubclass(only[0], Options)
     return only[0] if is_table and not issubclass(only[0], Component) else None
+
+
+def element_options(options: type[Options], name: str) -> type[Options] | None:
+    """The class of the tables in the list that an option takes, such as ParameterGroup; None for any other option."""
+    annotation = options.model_fields[name].annotation
+    of_list = get_args(annotation)[:1] if get_origin(annotation) is tuple else ()
+    tables = [part for part in of_list if isinstance(part, type) and issubclass(part, Options)]
+    return tables[0] if tables and not issubclass(tables[0], Component) else None

@@ -7,7 +7,7 @@ import hashlib
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Annotated, Any, ClassVar, Self, get_args
+from typing import Annotated, Any, ClassVar, Self, TypeVar, cast, get_args
 
 from pydantic import (
     BaseModel,
@@ -16,6 +16,7 @@ from pydantic import (
     Field,
     GetCoreSchemaHandler,
     GetJsonSchemaHandler,
+    ValidationError,
     ValidationInfo,
 )
 from pydantic.config import JsonDict
@@ -31,7 +32,7 @@ TEST_IS_CLOSED = 'a test split is opened only once, by `nanogpt-kit compare ... 
 SCALARS = ("int", "float", "bool", "str")
 MAY_CHANGE: JsonDict = {"may_change_on_resume": True}  # json_schema_extra of such an option
 SLOT_KEYWORD = "component of kind"  # in the JSON Schema of a component slot: the kind
-LAYERED_KEYWORD = "repeated over layers"  # there, of a slot that takes a list as well: true
+LISTED_KEYWORD = "or a list"  # there, of a slot that takes a list as well: what the list is, after "that"; or empty
 
 
 def make_scalars_strict(schema: Any) -> None:
@@ -102,10 +103,16 @@ class RunContext:
         return TEST_IS_CLOSED if split == TEST and not self.may_open_test else None
 
 
+Chosen = TypeVar("Chosen", bound="Component")
+
+
 class Component(Options):
     """Options plus behaviour, found by name. A field annotated with the base class of a kind is a slot for one."""
 
     kind: ClassVar[str]
+    # Of a model or a part of one: its numeric options that schedules may change during training. The module that it
+    # builds keeps the component as `options`, and reads each of these from an attribute of its own of the same name.
+    schedulable: ClassVar[tuple[str, ...]] = ()
 
     def refusal_reason(self, ctx: RunContext) -> str | None:
         """Why this component cannot run in `ctx`, with a remedy; None where it can. Called before anything is built."""
@@ -149,10 +156,20 @@ class Component(Options):
         if not isinstance(use, str):
             raise option_error("use", f"should be the name of a component of kind {cls.kind}, got {use!r}")
         try:
-            component = registry.load(cls, use)
-        except KitError as error:
-            raise option_error("use", str(error)) from error
-        return component.model_validate(options, context=info.context)
+            return load_class(cls, registry, use).model_validate(options, context=info.context)
+        except (ValidationError, KitError) as error:
+            other = registry.stand_in(cls, use, options, error)
+            if other is None:
+                raise
+            return cast(Self, other)
+
+
+def load_class(base: type[Chosen], registry: Registry, use: str) -> type[Chosen]:
+    """The class of a component; a KitError becomes that of the option `use`."""
+    try:
+        return registry.load(base, use)
+    except KitError as error:
+        raise option_error("use", str(error)) from error
 
 
 def slot(default: str | tuple[str, ...], **field: Any) -> Any:

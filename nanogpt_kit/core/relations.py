@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from nanogpt_kit.core.errors import option_error
-from nanogpt_kit.core.kinds import Init, Model, Multipliers
+from nanogpt_kit.core.errors import dotted, option_error
+from nanogpt_kit.core.kinds import Init, Model, Multipliers, Optimizer
+from nanogpt_kit.core.options import components_in
 from nanogpt_kit.core.sections import Checkpoint, Sample, Train
 
 
@@ -55,3 +56,10 @@ def check_multipliers(init: Init, model: Model) -> None:
             "model that applies them (applies_multipliers = True)",
             "model.use",
         )
+
+
+def check_inner_groups(optimizer: Optimizer) -> None:
+    for key, part in components_in(optimizer):
+        if isinstance(part, Optimizer) and part.group:
+            reason = "an optimizer within another has no groups; those of [[optimizer.group]] are for all parameters"
+            raise option_error(dotted(("optimizer", *key, "group")), reason)

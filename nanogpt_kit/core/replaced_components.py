@@ -32,7 +32,9 @@ def replacement_note(lower: Any, upper: Any, at: Key, written: Location, replace
     return str(printable(note))
 
 
-def one_component_text(component: Any, elements: dict[str, Any], at: Key, is_default: bool = False) -> str:
+def one_component_text(
+    component: Any, elements: dict[str, Any], at: Key, is_layered: bool, is_default: bool = False
+) -> str:
     """Why `elements` of a list cannot be set where a slot has one component, and what to write instead."""
     name, index = str(name_of_element(component)), next(iter(elements))
     changed = elements[index]
@@ -40,7 +42,8 @@ def one_component_text(component: Any, elements: dict[str, Any], at: Key, is_def
     remedy = dotted((*at, option))
     if is_default and isinstance(changed, dict):  # options need the name of their component
         remedy = f"{dotted(at)} = {inline_toml({'use': name, **changed})}"
-    message = f"is one component ({name}{', the default' * is_default}) for all layers, so it has no element {index}"
+    which = f"{name}{', the default' * is_default}){' for all layers' * is_layered}"
+    message = f"is one component ({which}, so it has no element {index}"
     return f"{message}; write {remedy}, or give a list of components, as in {json.dumps([name, name])}"
 
 

@@ -20,7 +20,7 @@ from nanogpt_kit.core.experiment import Experiment
 from nanogpt_kit.core.kinds import KINDS
 from nanogpt_kit.core.lookup import FoundComponent, components_of_kind
 from nanogpt_kit.core.option_schema import JsonSchema, inner_options, option_schemas, slot_kind
-from nanogpt_kit.core.options import LAYERED_KEYWORD, SLOT_KEYWORD, Options
+from nanogpt_kit.core.options import LISTED_KEYWORD, SLOT_KEYWORD, Options
 from nanogpt_kit.core.registry import Registry
 
 TITLE = "Experiment of nanogpt-kit"
@@ -129,7 +129,7 @@ def for_editors(schema: JsonSchema) -> JsonSchema:
     """The schema of one value in the words that Draft 4 and 2020-12 share."""
     if SLOT_KEYWORD in schema:
         one = {"$ref": f"#/definitions/{schema[SLOT_KEYWORD]}"}
-        return layered_slot(schema[SLOT_KEYWORD], one) if LAYERED_KEYWORD in schema else one
+        return one_or_list(schema[SLOT_KEYWORD], one) if LISTED_KEYWORD in schema else one
     result = {keyword: translated(keyword, value) for keyword, value in schema.items()}
     excluded: list[JsonSchema] = []  # exclusive bounds are flags in Draft 4, numbers later
     if "exclusiveMinimum" in result:
@@ -154,7 +154,7 @@ def for_editors(schema: JsonSchema) -> JsonSchema:
     return {"anyOf": [result, elements_table(kind) if kind else {**TABLE, "patternProperties": {INDEX: element}}]}
 
 
-def layered_slot(kind: str, one: JsonSchema) -> JsonSchema:
+def one_or_list(kind: str, one: JsonSchema) -> JsonSchema:
     """One component, a list of them, or, of a list in a base file, a table with elements by index or by name."""
     elements = {
         "type": "object",
@@ -204,7 +204,7 @@ def constraints(options: type[Options], part: str) -> JsonSchema:
             known = {**TABLE, "properties": names, "patternProperties": {INDEX: {}}}
             elements = [{"type": "array", "items": one}, known if part == "known" else ANYTHING]
             if SLOT_KEYWORD in schema:
-                properties[name] = {"anyOf": [one, elements[0]]} if LAYERED_KEYWORD in schema else one
+                properties[name] = {"anyOf": [one, elements[0]]} if LISTED_KEYWORD in schema else one
             else:
                 properties[name] = {"anyOf": elements}
         elif inner:

@@ -46,7 +46,7 @@ class Train(Options):
     max_seconds: float | None = Field(
         None,
         gt=0,
-        description="seconds spent in steps after which the run ends, if that is before `steps`; schedules ignore it",
+        description="seconds spent in steps after which the run ends, if that is before `steps`",
         json_schema_extra=MAY_CHANGE,
     )
     grad_clip: float = Field(1.0, ge=0, description="norm to which a larger gradient is scaled down; 0: no clipping")

@@ -7,6 +7,7 @@ twice the forward pass. MFU is the achieved fraction of the peak, recomputation 
 
 from __future__ import annotations
 
+from collections import Counter
 from contextlib import suppress
 from dataclasses import dataclass
 
@@ -15,7 +16,7 @@ from torch import nn
 
 from nanogpt_kit.core.kinds import Model, Role
 from nanogpt_kit.nn.parts import Positional
-from nanogpt_kit.nn.roles import parameters_by_role
+from nanogpt_kit.nn.roles import role_by_parameter
 from nanogpt_kit.nn.uninitialized import build_on_meta
 
 FORWARD_AND_BACKWARD = 3  # in forward passes
@@ -49,7 +50,8 @@ PUBLISHED_PEAKS = {
 class ModelSize:
     """The size of a model, counted on the meta device: nothing is allocated."""
 
-    parameters: dict[Role, int]
+    parameters: dict[Role, int]  # frozen ones included
+    trained: int  # of them
     flops_per_token: float | None  # of training, forward and backward, at full context
 
     @property
@@ -68,8 +70,15 @@ def model_size(model: Model, vocab_size: int) -> ModelSize | None:
 
 def size_of_module(module: nn.Module, T: int) -> ModelSize:
     """The size of a module on the meta device, whose full context is T tokens."""
-    parameters = {role: sum(p.numel() for p in group) for role, group in parameters_by_role(module).items()}
-    return ModelSize(parameters, flops_per_token(module, T))
+    parameters: Counter[Role] = Counter()
+    for parameter, role in role_by_parameter(module).items():
+        parameters[role] += parameter.numel()
+    return ModelSize(dict(parameters), trained_params(module), flops_per_token(module, T))
+
+
+def trained_params(module: nn.Module) -> int:
+    """How many parameters are not frozen."""
+    return sum(parameter.numel() for parameter in module.parameters() if parameter.requires_grad)
 
 
 def num_params(module: nn.Module, non_embedding: bool = True) -> int:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import nn
 
 from nanogpt_kit.core.errors import Fault, KitError
 from nanogpt_kit.core.experiment import Experiment
 from nanogpt_kit.core.kinds import Init, Model, ModelContext, Optimizer, ParameterShape, Role
+from nanogpt_kit.nn.group_matches import freeze_parameters
 from nanogpt_kit.nn.optimizers import build_optimizer
 from nanogpt_kit.nn.parameter_groups import parameter_groups, peak_rates, rates_by_role
 from nanogpt_kit.nn.parameter_shapes import parameter_shapes
@@ -17,10 +16,14 @@ from nanogpt_kit.nn.uninitialized import build_on_meta
 
 
 def build_initialized(experiment: Experiment, vocab_size: int) -> tuple[nn.Module, dict[str, ParameterShape]]:
-    """The model of an experiment with its initial weights, drawn from torch's generator, and its parameters."""
+    """The model of an experiment with its initial weights, drawn from torch's generator, and its parameters.
+
+    Those of groups with `freeze` are frozen. Raises KitError where a group does not suit the model.
+    """
     model = experiment.model.build(experiment.model_context(vocab_size))
     shapes = shapes_of_module(experiment, model, vocab_size)
     experiment.init.apply(model, shapes)
+    freeze_parameters(experiment, model)
     return model, shapes
 
 
@@ -49,14 +52,10 @@ def shapes_with_base(
 def check_init(experiment: Experiment, module: nn.Module, vocab_size: int) -> None:
     """Raises KitError where the init does not suit the model or the optimizer. `module` may be on the meta device."""
     try:
-        groups_of_module(experiment, module, vocab_size)
+        parameter_groups(experiment.init, module, shapes_of_module(experiment, module, vocab_size))
     except KitError as error:
         location = experiment.location(("init", "use"))
         raise KitError(*(Fault(one.message, "init", location) for one in error.faults)) from None
-
-
-def groups_of_module(experiment: Experiment, module: nn.Module, vocab_size: int) -> list[dict[str, Any]]:
-    return parameter_groups(experiment.init, module, shapes_of_module(experiment, module, vocab_size))
 
 
 def planned_rates(experiment: Experiment, module: nn.Module, vocab_size: int) -> dict[Role, tuple[float, float]] | None:
@@ -64,9 +63,11 @@ def planned_rates(experiment: Experiment, module: nn.Module, vocab_size: int) ->
 
     None where the optimizer requires parameters with values, as those of plugins may.
     """
-    groups = groups_of_module(experiment, module, vocab_size)
+    shapes = shapes_of_module(experiment, module, vocab_size)
     try:
-        optimizer = build_optimizer(experiment.optimizer, groups)
+        optimizer = build_optimizer(experiment, module, shapes)
+    except KitError:
+        raise
     except Exception:  # from a component's code, which may work on a real device
         return None
     return rates_by_role(optimizer, peak_rates(optimizer))

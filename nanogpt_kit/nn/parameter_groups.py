@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -12,14 +13,24 @@ from torch import nn
 from nanogpt_kit.core.errors import KitError
 from nanogpt_kit.core.kinds import Init, ParameterShape, Role
 
+NO_GROUPS: Mapping[str, int | None] = MappingProxyType({})
+# Keys of a torch optimizer's groups that are not the optimizer's own, but say what its parameters are
+OUR_KEYS = ("names", "rows", "role", "lr_multiplier", "group", "total_steps", "slot")
 
-def parameter_groups(init: Init, model: nn.Module, shapes: Mapping[str, ParameterShape]) -> list[dict[str, Any]]:
-    """The trainable parameters, one group for each role and multiplier of the learning rate.
 
-    The groups of a role follow each other; `shapes` are those of the parameters by name. Raises KitError where a
-    multiplier is not one.
+def parameter_groups(
+    init: Init,
+    model: nn.Module,
+    shapes: Mapping[str, ParameterShape],
+    group_of: Mapping[str, int | None] = NO_GROUPS,
+    total_steps: int = 0,
+) -> list[dict[str, Any]]:
+    """The trainable parameters, one group for each role, multiplier of the learning rate, and group of the user's.
+
+    The groups of a role follow each other. By the names of parameters, `shapes` are theirs, and `group_of` gives the
+    index in `Optimizer.group` of those that one matches. Raises KitError where a multiplier is not one.
     """
-    groups: dict[Role, dict[float, list[nn.Parameter]]] = {}
+    groups: dict[Role, dict[tuple[float, int | None], dict[str, nn.Parameter]]] = {}
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
             shape = shapes[name]
@@ -28,12 +39,28 @@ def parameter_groups(init: Init, model: nn.Module, shapes: Mapping[str, Paramete
                 wanted = "it should be a finite number that is not negative"
                 raise KitError(f"lr_multiplier of {name} is {multiplier!r}: {wanted}")
             of_role = groups.setdefault(shape.role, {})
-            of_role.setdefault(multiplier, []).append(parameter)
+            of_role.setdefault((multiplier, group_of.get(name)), {})[name] = parameter
     return [
-        {"params": parameters, "role": role, "lr_multiplier": multiplier}
+        {
+            "params": [*parameters.values()],
+            "names": [*parameters],
+            "rows": [shapes[name].rows for name in parameters],
+            "role": role,
+            "lr_multiplier": multiplier,
+            "group": group,
+            "total_steps": total_steps,
+        }
         for role, of_role in groups.items()
-        for multiplier, parameters in of_role.items()
+        for (multiplier, group), parameters in of_role.items()
     ]
+
+
+def load_optimizer_state(optimizer: torch.optim.Optimizer, state: Mapping[str, Any]) -> None:
+    """Loads a state dict, except what its groups say of their parameters, which the optimizer here knows."""
+    ours = [{key: group[key] for key in OUR_KEYS if key in group} for group in optimizer.param_groups]
+    optimizer.load_state_dict(dict(state))
+    for group, keys in zip(optimizer.param_groups, ours, strict=True):
+        group.update(keys)
 
 
 def peak_rates(optimizer: torch.optim.Optimizer) -> list[float]:

@@ -14,7 +14,7 @@ from torch.nn.modules.conv import _ConvNd
 
 from nanogpt_kit.core.errors import KitError
 from nanogpt_kit.core.kinds import Optimizer, ParameterShape
-from nanogpt_kit.nn.parts import transformer_blocks
+from nanogpt_kit.nn.parts import FusedLinear, transformer_blocks
 from nanogpt_kit.nn.roles import role_by_parameter
 
 
@@ -38,6 +38,7 @@ def own_shapes(module: nn.Module) -> dict[str, ParameterShape]:
     roles, kernels = role_by_parameter(module), {id(p) for m in module.modules() for p in kernels_of(m)}
     blocks = list(enumerate(transformer_blocks(module)))
     layers = {id(p): index for index, block in reversed(blocks) for p in block.parameters()}  # the first that has it
+    rows = {id(m.weight): m.rows for m in module.modules() if isinstance(m, FusedLinear)}
     shapes = {}
     for name, parameter in module.named_parameters():
         size, role = tuple(parameter.shape), roles[parameter]
@@ -55,6 +56,7 @@ def own_shapes(module: nn.Module) -> dict[str, ParameterShape]:
             layer=layers.get(id(parameter)),
             fan_in=fan_in,
             fan_out=fan_out,
+            rows=rows.get(id(parameter)),
             base_fan_in=fan_in,
             base_fan_out=fan_out,
         )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from torch import Tensor, nn
 
 from nanogpt_kit.core.kinds import LayerContext
@@ -9,6 +11,14 @@ from nanogpt_kit.core.kinds import LayerContext
 
 class ResidualLinear(nn.Linear):
     """Writes into the residual stream; inits scale it down by the number of such layers (Radford et al. 2019)."""
+
+
+class FusedLinear(nn.Linear):
+    """Several layers of the same input in one: its outputs are those of each, in order, such as q, k and v."""
+
+    def __init__(self, in_features: int, rows: Sequence[int], bias: bool = True) -> None:
+        super().__init__(in_features, sum(rows), bias=bias)
+        self.rows = tuple(rows)  # outputs of each
 
 
 def transformer_blocks(model: nn.Module) -> list[nn.Module]:

@@ -113,10 +113,10 @@ def yardsticks_of(group: SeedGroup, metric: str) -> frozenset[str]:
 
 
 def yardstick_of(row: IndexedRun, metric: str) -> str:
-    """A loss in nats per token depends on the tokens; speed, memory and learning rate depend on no data."""
+    """A loss in nats per token depends on the tokens; speed, memory and what schedules set depend on no data."""
     if metric == TRAIN_LOSS or metric.startswith("aux/"):  # of the training text
         return row.data.get("train") or row.path
-    if metric.startswith(("optim/", "perf/", "memory/")):
+    if metric.startswith(("optim/", "schedule/", "perf/", "memory/")):
         return ""
     return find_yardstick(row.yardsticks, metric) or row.data.get("val") or row.path
 

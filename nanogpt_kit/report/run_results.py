@@ -19,6 +19,7 @@ from nanogpt_kit.runs.metrics import is_finite_number
 from nanogpt_kit.runs.ranking import BITS_PER_BYTE, LOSS
 from nanogpt_kit.runs.recorded_values import read_object, text_of
 from nanogpt_kit.runs.secrets import hide_in_text
+from nanogpt_kit.runs.status import parameters_text
 
 MAX_REASON = 2_000  # characters
 ENDED_BY = {
@@ -92,7 +93,7 @@ def state_sentence(row: IndexedRun) -> str:
         f"{row.step:,}{planned} steps{ENDED_BY.get(row.ended_by or '', '')}",
         f"{row.tokens:,} tokens" if row.tokens else "",
         f"{format_duration(row.seconds)} of training" if row.seconds else "",
-        f"{row.parameters:,} parameters" if row.parameters else "",
+        parameters_text(row.parameters, row.trained_parameters) if row.parameters else "",
     ]
     return f"{row.state.capitalize()}: {'; '.join(filter(None, facts))}."
 

@@ -44,6 +44,7 @@ class IndexedRun:
     tokens: int = 0
     seconds: float = 0.0  # spent in steps
     parameters: int | None = None
+    trained_parameters: int | None = None  # of them; the others are frozen
     evaluated_step: int | None = None  # of the last evaluation
     metrics: dict[str, float | None] = field(default_factory=dict)  # of the last evaluation and the last logged step
     options: dict[str, Any] = field(default_factory=dict)  # by dotted key; model.mlp.use for a slot, sampler.top_k.k
@@ -102,6 +103,7 @@ class IndexedRun:
             tokens=int(number_of(last, "tokens")),
             seconds=max(status.seconds, number_of(last, "seconds")),
             parameters=status.parameters,
+            trained_parameters=status.trained_parameters,
             evaluated_step=evaluation.get("step"),
             metrics=metrics,
             options=options,
@@ -128,6 +130,7 @@ FIELDS: dict[str, Callable[[IndexedRun], Any]] = {  # by the names that filters 
     "started": lambda run: run.started or None,
     "seed": lambda run: run.seed,
     "parameters": lambda run: run.parameters,
+    "trained_parameters": lambda run: run.trained_parameters,
     "ended_by": lambda run: run.ended_by,
     "cause": lambda run: run.cause,
     "reason": lambda run: run.reason or None,

@@ -78,9 +78,15 @@ class Status(Record):
     total_steps: int = Field(0, ge=0, lt=2**63)
     seconds: float = Field(0.0, ge=0)  # spent in steps
     parameters: int | None = Field(None, ge=0)
+    trained_parameters: int | None = Field(None, ge=0)  # of them; the others are frozen
     compile: str | None = None  # mode
     best: Best | None = None
     imported: bool = False  # not trained by this program
+
+
+def parameters_text(count: int, trained: int | None) -> str:
+    """ "10,536 parameters", or "10,536 parameters, of which 3,312 are trained" where others are frozen."""
+    return f"{count:,} parameters" + ("" if trained in (None, count) else f", of which {trained:,} are trained")
 
 
 class Failure(Record):

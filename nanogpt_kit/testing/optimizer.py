@@ -1,4 +1,6 @@
-"""The suite for optimizers: they descend, update every role, resume bit for bit, and ignore frozen parameters."""
+"""The suite for optimizers: they descend, update every role, keep groups apart, resume bit for bit, and ignore frozen
+parameters.
+"""
 
 from __future__ import annotations
 
@@ -16,6 +18,7 @@ from nanogpt_kit.testing.conformance import standard_normal
 from nanogpt_kit.testing.remedy import errors_as_failures
 
 SHAPES = {"matrix": (7, 5), "embedding": (11, 5), "head": (13, 5), "vector": (5,)}
+ROWS = {"matrix_fused": (6, 4, 4)}  # of a matrix that is several in one, as that of queries, keys and values is
 STEPS = 6
 
 
@@ -26,26 +29,33 @@ class OptimizerConformance(ComponentConformance):
     device: ClassVar[str] = "cpu"
 
     def parameters(self) -> dict[str, nn.Parameter]:
-        """One of each role, and a second matrix."""
-        shapes = {**SHAPES, "matrix_2": (5, 7)}
+        """One of each role, a second matrix, and one that is several in one."""
+        shapes = {**SHAPES, "matrix_2": (5, 7), **{name: (sum(rows), 5) for name, rows in ROWS.items()}}
         return {
             name: nn.Parameter(standard_normal(*shape, seed=number).to(self.device))
             for number, (name, shape) in enumerate(shapes.items())
         }
 
-    def groups(self, parameters: dict[str, nn.Parameter]) -> list[dict[str, Any]]:
-        """The groups as the training loop passes them."""
-        return [
-            {
-                "params": [p for name, p in parameters.items() if name.split("_")[0] == role and p.requires_grad],
-                "role": role,
-                "lr_multiplier": 0.5,
-            }
-            for role in SHAPES
-        ]
+    def groups(self, parameters: dict[str, nn.Parameter], total_steps: int = 10 * STEPS) -> list[dict[str, Any]]:
+        """The groups as the training loop passes them: the second matrix is in one of the experiment's groups."""
+        groups = []
+        for role, group in [*((role, None) for role in SHAPES), ("matrix", 0)]:
+            names = [name for name in parameters if name.split("_")[0] == role and (name == "matrix_2") == (group == 0)]
+            names = [name for name in names if parameters[name].requires_grad]
+            if names:
+                of_names = {
+                    "params": [parameters[name] for name in names],
+                    "names": names,
+                    "rows": [ROWS.get(name) for name in names],
+                }
+                keys = {"role": role, "lr_multiplier": 0.5, "group": group, "total_steps": total_steps}
+                groups.append({**of_names, **keys})
+        return groups
 
-    def build_optimizer(self, parameters: dict[str, nn.Parameter]) -> torch.optim.Optimizer:
-        return self.component.build(self.groups(parameters))
+    def build_optimizer(
+        self, parameters: dict[str, nn.Parameter], total_steps: int = 10 * STEPS
+    ) -> torch.optim.Optimizer:
+        return self.component.build(self.groups(parameters, total_steps))
 
     def loss(self, parameters: dict[str, nn.Parameter], step: int) -> Tensor:
         """The distance to targets that change a little from step to step."""
@@ -88,7 +98,8 @@ class OptimizerConformance(ComponentConformance):
             assert moved, f"{name} was not updated: update every group, also where the role needs another rule"
 
     def test_groups_keep_the_keys_that_the_loop_reads(self) -> None:
-        given = self.groups(self.parameters())
+        parameters = self.parameters()
+        given = self.groups(parameters)
         kept = copy.deepcopy(given)
         optimizer = self.component.build(given)
         assert [set(group) for group in given] == [set(group) for group in kept], (
@@ -97,8 +108,40 @@ class OptimizerConformance(ComponentConformance):
         for group in optimizer.param_groups:
             remedy = "keep the keys of the groups that build is given, and set `lr` for each"
             assert group.get("lr", 0) > 0, f"a group has the learning rate {group.get('lr')}: {remedy}"
-            for key, allowed in (("lr_multiplier", [0.5]), ("role", [*SHAPES])):
-                assert group.get(key) in allowed, f"a group has {key} = {group.get(key)!r}: {remedy}"
+            names = {id(parameter): name for name, parameter in parameters.items()}
+            held = [names[id(parameter)] for parameter in group["params"]]
+            assert len({name.split("_")[0] for name in held}) == 1, f"{', '.join(held)} are in one group: {remedy}"
+            expected: dict[str, Any] = {"names": held, "rows": [ROWS.get(name) for name in held], "lr_multiplier": 0.5}
+            expected |= {"role": held[0].split("_")[0], "group": 0 if held == ["matrix_2"] else None}
+            expected["total_steps"] = 10 * STEPS
+            split = "; split it with self.part_of_group" if group.get("names") != held else ""
+            for key, value in expected.items():
+                found = group.get(key)
+                assert found == value, f"the group of {', '.join(held)} has {key} = {found!r}: {remedy}{split}"
+
+    def test_each_group_has_its_own_learning_rate(self) -> None:
+        parameters = self.parameters()
+        optimizer = self.build_optimizer(parameters)
+        before = {name: p.detach().clone() for name, p in parameters.items()}
+        for group in optimizer.param_groups:
+            if group["group"] == 0:
+                group["lr"] = 0.0
+        self.take_steps(optimizer, parameters, 0, 1)
+        unmoved = [name for name, parameter in parameters.items() if torch.equal(parameter, before[name])]
+        remedy = "use the lr of the parameter's own group, and keep groups apart that build is given apart"
+        assert unmoved == ["matrix_2"], f"with lr = 0 for matrix_2 alone, {unmoved} did not change: {remedy}"
+
+    def test_the_length_of_the_run_matters_only_where_it_is_said_to(self) -> None:
+        if self.component.uses_total_steps:
+            pytest.skip(f"{type(self.component).__name__} uses total_steps")
+        short, long = self.parameters(), self.parameters()
+        self.take_steps(self.build_optimizer(short, STEPS), short, 0, STEPS)
+        self.take_steps(self.build_optimizer(long, 1000 * STEPS), long, 0, STEPS)
+        for name, parameter in short.items():
+            assert torch.equal(parameter, long[name]), (
+                f"{name} depends on total_steps: set uses_total_steps = True, so that no run is extended that would "
+                "have had other updates"
+            )
 
     def test_the_learning_rate_is_the_loops(self) -> None:
         """The loop sets it before every step."""
@@ -152,11 +195,19 @@ class OptimizerConformance(ComponentConformance):
         optimizer.step()
         assert torch.equal(idle, before), "a parameter without a gradient was updated: skip those whose grad is None"
 
-    @pytest.mark.parametrize(("fan_out", "fan_in"), [(24, 24), (24, 6), (6, 24)])
-    @pytest.mark.parametrize("role", ["matrix", "head"])
-    def test_a_step_grows_with_the_shape_as_step_norm_says(self, role: Role, fan_out: int, fan_in: int) -> None:
+    @pytest.mark.parametrize(
+        ("role", "fan_out", "fan_in", "rows"),
+        [
+            *((role, *fans, None) for role in ("matrix", "head") for fans in ((24, 24), (24, 6), (6, 24))),
+            ("matrix", 24, 24, (12, 6, 6)),
+            ("matrix", 18, 6, (6, 6, 6)),
+        ],
+    )
+    def test_a_step_grows_with_the_shape_as_step_norm_says(
+        self, role: Role, fan_out: int, fan_in: int, rows: tuple[int, ...] | None
+    ) -> None:
         """For gradients of rank one and of any size, as those of wide layers nearly are."""
-        shapes = [matrix_shape(role, 12, 6), matrix_shape(role, fan_out, fan_in)]
+        shapes = [matrix_shape(role, 12, 6), matrix_shape(role, fan_out, fan_in, rows)]
         small, large = (self.component.step_norm(shape) for shape in shapes)
         if small is None or large is None:
             pytest.skip(f"{type(self.component).__name__} has no step_norm, so no init scales its learning rates")
@@ -172,13 +223,14 @@ class OptimizerConformance(ComponentConformance):
         """The spectral norm of the first step of a matrix of zeros, so that it does not decay."""
         parameter = nn.Parameter(torch.zeros(shape.shape, device=self.device))
         left, right = (standard_normal(count, seed=count).sign() for count in shape.shape)
-        optimizer = self.component.build([{"params": [parameter], "role": shape.role, "lr_multiplier": 1.0}])
+        keys = {"role": shape.role, "lr_multiplier": 1.0, "group": None, "total_steps": STEPS}
+        optimizer = self.component.build([{"params": [parameter], "names": [shape.name], "rows": [shape.rows], **keys}])
         parameter.grad = (size * torch.outer(left, right)).to(parameter)
         optimizer.step()
         return float(torch.linalg.matrix_norm(parameter.detach(), ord=2))
 
 
-def matrix_shape(role: Role, fan_out: int, fan_in: int) -> ParameterShape:
+def matrix_shape(role: Role, fan_out: int, fan_in: int, rows: tuple[int, ...] | None = None) -> ParameterShape:
     return ParameterShape(
         name="weight",
         role=role,
@@ -186,6 +238,7 @@ def matrix_shape(role: Role, fan_out: int, fan_in: int) -> ParameterShape:
         layer=None,
         fan_in=fan_in,
         fan_out=fan_out,
+        rows=rows,
         base_fan_in=fan_in,
         base_fan_out=fan_out,
     )

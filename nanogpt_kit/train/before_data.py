@@ -16,7 +16,8 @@ from nanogpt_kit.core.options import RunContext
 from nanogpt_kit.data.dataset_sources import source_faults, sources_of
 from nanogpt_kit.data.tokenizer_of_run import state_from_run
 from nanogpt_kit.generate.prompt import check_prompt
-from nanogpt_kit.nn.initial_weights import check_init
+from nanogpt_kit.nn.group_matches import freeze_parameters
+from nanogpt_kit.nn.initial_weights import check_init, planned_rates
 from nanogpt_kit.nn.uninitialized import check_model_parts
 from nanogpt_kit.runs.folder import RunFolder
 from nanogpt_kit.train.context import resolve_run_context
@@ -74,15 +75,18 @@ def check_without_running(experiment: Experiment, n_processes: int, trust_code: 
 
 
 def check_model(experiment: Experiment, ctx: RunContext) -> nn.Module | None:
-    """The model on the meta device; None where it cannot be built there.
+    """The model on the meta device, its frozen parameters frozen; None where it cannot be built there.
 
-    Raises KitError where its parts do not fit together, where its init does not suit it, and where it or a batch does
-    not fit this machine's memory.
+    Raises KitError where its parts do not fit together, where its init or a group of parameters does not suit it, and
+    where it or a batch does not fit this machine's memory.
     """
     vocab_size = experiment.tokenizer.known_vocab_size() or ASSUMED_VOCABULARY
     module = check_model_parts(experiment, vocab_size)
     if module is not None:
         check_init(experiment, module, vocab_size)
+        freeze_parameters(experiment, module)
+        if experiment.optimizer.group:
+            planned_rates(experiment, module, vocab_size)  # builds the optimizer, which must have the groups' options
     check_memory(experiment, module, ctx)
     return module
 

@@ -38,7 +38,8 @@ class BranchPoint:
             raise KitError(f"{self.folder} has no checkpoint of step {self.step}; there are: {steps or 'none'}")
         if damage := find_damage(self.checkpoint):
             raise KitError(f"the checkpoint {self.checkpoint} is damaged: {damage}")
-        if requested.total_steps == before.total_steps:
+        seconds = before.train.max_seconds, requested.train.max_seconds
+        if requested.total_steps == before.total_steps and seconds[0] == seconds[1]:
             command = resume_command(self.folder, "--extend", "STEPS", step=self.step)
             needs = f"{self.folder}@{self.step} needs the number of further steps"
             raise KitError(

@@ -74,9 +74,9 @@ class CompileChoice:
             logger.warning("the run continues uncompiled: %s", choice.why)
         return choice
 
-    def apply(self, model: nn.Module, ctx: RunContext, micro_steps: int) -> None:
+    def apply(self, model: nn.Module, ctx: RunContext, micro_steps: int, options_change: bool) -> None:
         """Makes the first call of the model compile it. With several processes each block is compiled separately, so
-        that they can synchronize between blocks."""
+        that they can synchronize between blocks. `options_change`: schedules set options of its parts."""
         from torch._inductor import list_mode_options  # and with it the compiler, which other runs never import
 
         mode = self.mode
@@ -85,8 +85,10 @@ class CompileChoice:
         options = list_mode_options(mode)
         if ctx.device == "cpu" and sys.platform == "linux":  # where it was measured
             options["cpp_wrapper"] = True  # kernels are called from C++, too: threads do not wait for Python's lock
+        if options_change:  # else every window is compiled for, up to a limit beyond which nothing is compiled
+            torch._dynamo.config.allow_unspec_int_on_nn_module = True
         for module in [model] if ctx.world_size == 1 else transformer_blocks(model) or [model]:
-            module.compile(options=options, dynamic=False)
+            module.compile(options=options, dynamic=None if options_change else False)
             COMPILED_BY_US.add(module)
 
     def warm_up(

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from nanogpt_kit.core.errors import NotFinite, RunFailed
+from nanogpt_kit.core.errors import NotFinite
 from nanogpt_kit.core.experiment import Experiment
 from nanogpt_kit.nn.sharded import is_sharded
 from nanogpt_kit.train.pending import PendingScalars
@@ -43,14 +43,17 @@ class FiniteChecks:
         self.progress = progress
         self.scaler = scaler
         self.windows_of = windows_of
+        self.batch_callbacks = ""  # the callbacks that may change the windows
         self.pending: tuple[int, PendingScalars] | None = None  # loss and gradient norm of the newest step
+        self.grad_clip = 0.0  # of it
         self.pending_extras: tuple[Sequence[str], PendingScalars] = (), PendingScalars()  # of it, by their metrics
         self.last_good_step = -1  # the newest step that started from weights whose loss was finite
         self.checked_model_at = -1  # the step whose weights were found to be finite
         self.infinite_buffers = set(non_finite(model.named_buffers()))
 
-    def note_step(self, step: int, means: Mapping[str, Tensor], grad_norm: Tensor) -> PendingScalars:
+    def note_step(self, step: int, means: Mapping[str, Tensor], grad_norm: Tensor, grad_clip: float) -> PendingScalars:
         """Takes the scalars of a step, whose weights have had `step` updates. `check_noted_step` checks them later."""
+        self.grad_clip = grad_clip
         loss, *extras = means.values()
         self.pending = step, PendingScalars(loss, grad_norm)
         self.pending_extras = [*means][1:], PendingScalars(*extras)
@@ -66,7 +69,7 @@ class FiniteChecks:
         labels = ["loss", *(f"auxiliary loss {name}" for name in names), "norm of the gradient"]
         values = dict(zip(labels, [loss, *extras.read(), grad_norm], strict=True))
         self.progress.steps_since_log += 1
-        self.progress.clipped_since_log += (self.experiment.train.grad_clip or math.inf) < grad_norm < math.inf
+        self.progress.clipped_since_log += (self.grad_clip or math.inf) < grad_norm < math.inf
         may_overflow = self.scaler.is_enabled()  # it skips steps whose gradient is not finite, and lowers its scale
         if may_overflow:
             del values["norm of the gradient"]
@@ -74,7 +77,8 @@ class FiniteChecks:
         if wrong:
             windows = [str(first) for first in self.windows_of(step)]
             shown = ", ".join(windows[:8]) + (", ..." if len(windows) > 8 else "")
-            where = f"step {step + 1}, on the windows that start at tokens {shown} of train"
+            changed = f", as {self.batch_callbacks} left them" if self.batch_callbacks else ""
+            where = f"step {step + 1}, on the windows that start at tokens {shown} of train{changed}"
             raise NotFinite(f"{wrong} at {where}; {HELP}")
         self.last_good_step = step
 
@@ -88,14 +92,6 @@ class FiniteChecks:
             metrics["optim/loss_scale"] = self.scaler.get_scale()
         progress.steps_since_log = progress.clipped_since_log = 0
         return metrics
-
-    def check_learning_rate(self, rate: float) -> None:
-        """Called before the update that would use the rate."""
-        if not 0 <= rate < math.inf:
-            schedule = type(self.experiment.schedule).__name__
-            reason = f"the learning rate of step {self.progress.step + 1} is {rate} by schedule {schedule}"
-            expected = "expected a finite number that is not negative"
-            raise (RunFailed if rate < 0 and math.isfinite(rate) else NotFinite)(f"{reason}; {expected}")
 
     def check_model(self) -> None:
         """Checks the weights after the newest update, at most once per step.

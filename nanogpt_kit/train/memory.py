@@ -6,7 +6,8 @@ import ctypes
 import gc
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -14,7 +15,7 @@ from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 
 from nanogpt_kit.checkpoint.rng import isolated_rng
-from nanogpt_kit.core.errors import Fault, KitError
+from nanogpt_kit.core.errors import Fault, KitError, OutOfMemory
 from nanogpt_kit.core.experiment import Experiment
 from nanogpt_kit.core.options import RunContext
 from nanogpt_kit.core.sections import Train
@@ -23,6 +24,7 @@ from nanogpt_kit.nn.sharded import reshard
 from nanogpt_kit.nn.training_loss import TrainingLoss
 from nanogpt_kit.nn.uninitialized import add_model_location, check_model_size, machine_memory_bytes, tensor_bytes
 from nanogpt_kit.train.precision import Precision
+from nanogpt_kit.train.progress import Progress
 from nanogpt_kit.train.world import World
 
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # of glibc's malloc.h
@@ -77,12 +79,13 @@ def check_memory(experiment: Experiment, module: nn.Module | None, ctx: RunConte
     if available is None:
         return
     if module is not None:
-        try:  # weights and their gradients; GPUs together may have more memory than the machine that builds the model
+        try:  # GPUs together may have more memory than the machine that builds the model
             trains_here = experiment.total_steps and ctx.device == "cpu" and ctx.world_size == 1
-            copies = 2 + experiment.optimizer.state_copies() if trains_here else 1
-            what = f"{copies} copies (weights, gradients, optimizer)" if copies > 2 else ""
-            most = "of this machine's memory"
-            check_model_size(experiment.model, copies * tensor_bytes(module), available, most, what)
+            copies = 1 + experiment.optimizer.state_copies() if trains_here else 0
+            trained = sum(p.numel() * p.element_size() for p in module.parameters() if p.requires_grad)
+            what = f"{1 + copies} copies (weights, gradients, optimizer)" if copies > 1 else ""
+            needed, most = tensor_bytes(module) + copies * trained, "of this machine's memory"
+            check_model_size(experiment.model, needed, available, most, what)
         except KitError as error:
             raise KitError(*(add_model_location(fault, experiment) for fault in error.faults)) from None
     batch_tokens = experiment.train.batch_tokens
@@ -123,6 +126,18 @@ def is_out_of_memory(error: BaseException) -> bool:
     return isinstance(error, torch.OutOfMemoryError | MemoryError) or (
         isinstance(error, RuntimeError) and any(phrase in str(error) for phrase in phrases)
     )
+
+
+@contextmanager
+def step_memory_hint(options: Train, progress: Progress) -> Iterator[None]:
+    """Around a step: raises OutOfMemory with a remedy where memory runs out inside."""
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        hint = out_of_memory_hint(progress.micro_batch_size, options.micro_batch_size == "auto")
+        raise OutOfMemory(f"step {progress.step + 1}: {hint}") from error
 
 
 def out_of_memory_hint(micro_batch_size: int, is_auto: bool) -> str:

@@ -9,6 +9,7 @@ from nanogpt_kit.core.evaluator_metrics import evaluator_metrics, metrics_with_s
 from nanogpt_kit.core.experiment import Experiment
 from nanogpt_kit.core.kinds import Callback
 from nanogpt_kit.core.layers import Layers
+from nanogpt_kit.core.targets import LEARNING_RATE
 from nanogpt_kit.nn.extra_names import extra_names
 from nanogpt_kit.nn.uninitialized import build_on_meta
 from nanogpt_kit.train.diagnostics import attention_modules
@@ -75,7 +76,13 @@ def check_study_metric(experiment: Experiment, metric: str, key: Key = ("sweep",
         auxiliary = extra_names(experiment.model)
     elif may_be_diagnostic(experiment, metric):
         return
-    known = {*names, *LOGGED_METRICS, *(f"aux/{name}" for name in auxiliary or ())}
+    targets = {schedule.target for schedule in experiment.schedules} - {LEARNING_RATE}
+    known = {
+        *names,
+        *LOGGED_METRICS,
+        *(f"schedule/{target}" for target in targets),
+        *(f"aux/{name}" for name in auxiliary or ()),
+    }
     if auxiliary is None or metric in known:
         return
     message = f"no run of it has a metric {metric!r}{did_you_mean(metric, known)}"

@@ -13,20 +13,29 @@ from nanogpt_kit.checkpoint.manifest import step_of
 from nanogpt_kit.core.errors import Busy, Fault, KitError, dotted
 from nanogpt_kit.core.experiment import Experiment
 from nanogpt_kit.core.layers import Layers
+from nanogpt_kit.core.made_with import Unresolved
 from nanogpt_kit.core.options import changeable_options, leaves
 from nanogpt_kit.core.override_text import override_text
 from nanogpt_kit.core.sections import Train
 from nanogpt_kit.runs import folder as runs
 from nanogpt_kit.runs.find import find_run
 from nanogpt_kit.runs.folder import RunFolder
+from nanogpt_kit.runs.recorded_experiment import load_recorded, made_with_of
 from nanogpt_kit.runs.resume_command import new_run_command, resume_command
 from nanogpt_kit.runs.status import Status
 from nanogpt_kit.system.writing import write_atomically
+from nanogpt_kit.train.accepted_versions import check_versions
 from nanogpt_kit.train.branch import BranchPoint
-from nanogpt_kit.train.extension import equal_steps, extension_hint, ways_to_extend
+from nanogpt_kit.train.extension import (
+    MoreTraining,
+    extension_hint,
+    first_difference,
+    ways_to_extend,
+)
 
 logger = logging.getLogger(__name__)
 
+BUDGETS = ("train.steps", "train.max_tokens", "train.max_seconds")  # on which the multipliers of schedules may depend
 CHECKPOINT_OF_RUN = re.compile(r"(.+)@([0-9]{1,18})", re.DOTALL)  # RUN@STEP
 
 
@@ -47,12 +56,14 @@ class RunToResume:
         return str(self.folder) if self.step is None else f"{self.folder}@{self.step}"
 
 
-def load_run_to_resume(requested: Experiment, name: str, trust_code: bool) -> RunToResume:
+def load_run_to_resume(
+    requested: Experiment, name: str, trust_code: bool, accept_versions: bool = False
+) -> RunToResume:
     """The run to resume, and its experiment, with the options that may change taken from `requested`.
 
     `name` is a run, which may have finished with fewer steps than `requested` has, or RUN@STEP; "" is the newest
-    unfinished run of the experiment. Raises KitError where there is none, where it is done, or where an option that
-    decides the training has changed.
+    unfinished run of the experiment. Raises KitError where there is none, where it is done, where an option that
+    decides the training has changed, or, unless `accept_versions`, where a plugin has another version than the run.
     """
     folder, step = (
         find_run_or_checkpoint(name) if name else (newest_unfinished(requested.name, requested.train.seed), None)
@@ -89,7 +100,10 @@ def load_run_to_resume(requested: Experiment, name: str, trust_code: bool) -> Ru
         layers.values["train"].pop(key, None)
         if value is not None:
             layers.values["train"][key] = value
-    return RunToResume(Experiment.of(layers, folder.path, trust_code), folder, step)
+    layers.made_with = made_with_of(folder, step=step)  # all that continues is needed
+    experiment = Experiment.of(layers, folder.path, trust_code)
+    check_versions(experiment, accept_versions)
+    return RunToResume(experiment, folder, step)
 
 
 def find_run_or_checkpoint(name: str) -> tuple[RunFolder, int | None]:
@@ -120,7 +134,7 @@ def has_done_run(folder: RunFolder, requested: Experiment, trust_code: bool = Fa
 
 def load_recorded_experiment(folder: RunFolder, trust_code: bool) -> tuple[Experiment, Layers]:
     """The experiment that a run has recorded. Raises KitError where it contains code that was never run here."""
-    experiment = Experiment.load(folder.experiment, trust_code=trust_code)
+    experiment = load_recorded(folder, (), trust_code, needs=())  # what continues is resolved once it is known
     return experiment, experiment.layers.copy()
 
 
@@ -168,15 +182,16 @@ def check_differences(folder: RunFolder, before: Experiment, requested: Experime
     With a step, only the steps up to it have to be the same.
     """
     faults, changed, other_options = [], [], []
+    missing = {f"{dotted(key)}.use": part.reason for key, part in before.parts() if isinstance(part, Unresolved)}
     changeable_train = {f"train.{option}" for option in changeable_options(Train)}
     for key, (then, now) in before.differences(requested).items():
         section = key.partition(".")[0]
-        if key in ("train.steps", "train.max_tokens"):
-            reason = steps_cannot_change(folder, before, requested, step)
+        if key in BUDGETS:
+            reason = budget_cannot_change(folder, before, requested, step)
         elif section in changeable_options(Experiment) or key in changeable_train:
             continue
         else:
-            reason = "this cannot change when a run is resumed"
+            reason = missing.get(key) or "this cannot change when a run is resumed"
             other_options.append(key)
         if reason:
             parts = tuple(int(part) if part.isdecimal() else part for part in key.split("."))
@@ -185,13 +200,18 @@ def check_differences(folder: RunFolder, before: Experiment, requested: Experime
     if not faults:
         return
     error = KitError(*faults)
-    more_steps = requested.total_steps - before.total_steps
-    if more_steps > 0 and not other_options:
-        error.add_note(ways_to_extend(folder, before, requested.total_steps, str(more_steps)))
+    is_longer = requested.total_steps > before.total_steps or has_more_seconds(before, requested)
+    if is_longer and not other_options:
+        length = steps_taken(folder) if has_more_seconds(before, requested) else before.total_steps
+        error.add_note(ways_to_extend(folder, before, MoreTraining.of(before, requested), length))
     else:
         error.add_note(f"continue with the run's own settings: {resume_command(folder)}")
         error.add_note(new_run_note(folder, requested, changed))
     raise error
+
+
+def has_more_seconds(before: Experiment, requested: Experiment) -> bool:
+    return (before.train.max_seconds or math.inf) < (requested.train.max_seconds or math.inf)
 
 
 def new_run_note(folder: RunFolder, requested: Experiment, keys: Sequence[str]) -> str:
@@ -203,14 +223,13 @@ def new_run_note(folder: RunFolder, requested: Experiment, keys: Sequence[str]) 
     return f"train a new run: {new_run_command(folder, *changed)}"
 
 
-def steps_cannot_change(folder: RunFolder, before: Experiment, requested: Experiment, step: int | None) -> str | None:
-    """Why the number of steps cannot change; None where the schedule gives the steps taken the same learning rates."""
+def budget_cannot_change(folder: RunFolder, before: Experiment, requested: Experiment, step: int | None) -> str | None:
+    """Why a budget cannot change; None where the schedules give the steps taken the same multipliers."""
     if step is None and requested.total_steps < before.total_steps:
         return "steps may only grow"
     taken = min(before.total_steps, steps_taken(folder) if step is None else step)
-    if equal_steps(before, requested.total_steps, taken) < taken:
-        return "the schedule depends on it, so the steps already taken would have used other learning rates"
-    return None
+    found = first_difference(before, requested, taken, folder)
+    return found[1] if found else None
 
 
 def steps_taken(folder: RunFolder) -> int:

@@ -14,6 +14,7 @@ from nanogpt_kit.checkpoint.manifest import TRAINING
 from nanogpt_kit.checkpoint.rng import seed_everything, set_rng_state
 from nanogpt_kit.core.errors import KitError, RunFailed
 from nanogpt_kit.core.hooks import Hooks
+from nanogpt_kit.nn.parameter_groups import load_optimizer_state
 from nanogpt_kit.nn.sharded import distribute_state_like
 from nanogpt_kit.nn.tensor_files import describe_error
 from nanogpt_kit.runs.folder import RunFolder
@@ -68,7 +69,7 @@ class ResumePoint:
                 from nanogpt_kit.checkpoint.shards import distribute_optimizer_state
 
                 of_optimizer = distribute_optimizer_state(state.optimizer, optimizer)
-            optimizer.load_state_dict(of_optimizer)
+            load_optimizer_state(optimizer, of_optimizer)
             if state.scaler:  # it is empty where "auto" meant another precision on another machine
                 scaler.load_state_dict(dict(state.scaler))
         vars(progress).update(vars(state.progress))

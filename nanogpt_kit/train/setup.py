@@ -35,6 +35,7 @@ from nanogpt_kit.train.data_record import check_same_data, record_data
 from nanogpt_kit.train.efficiency import Efficiency
 from nanogpt_kit.train.evaluation import check_evaluators
 from nanogpt_kit.train.memory import keep_freed_memory
+from nanogpt_kit.train.model_options import targets_of_parts
 from nanogpt_kit.train.passes import check_passes
 from nanogpt_kit.train.precision import Precision
 from nanogpt_kit.train.warm_start import WarmStart
@@ -111,7 +112,8 @@ class Setup:
         choice = CompileChoice.choose(experiment, ctx, num_params(model), cores.chunks * cores.threads)
         choice = choice.agree(world, experiment.train.compile)
         if choice.mode != "off":
-            choice.apply(model, ctx, micro_steps=ceil_div(self.windows_per_rank, micro_batch_size))
+            micro_steps = ceil_div(self.windows_per_rank, micro_batch_size)
+            choice.apply(model, ctx, micro_steps, options_change=bool(targets_of_parts(experiment)))
         return choice
 
     @property

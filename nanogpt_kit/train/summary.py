@@ -12,9 +12,11 @@ from torch import nn
 from nanogpt_kit.core.errors import printable
 from nanogpt_kit.core.kinds import Role
 from nanogpt_kit.data.proportions import Proportions
+from nanogpt_kit.nn.flops import num_params, trained_params
 from nanogpt_kit.nn.parameter_groups import describe_rates
 from nanogpt_kit.nn.parts import transformer_blocks
-from nanogpt_kit.nn.roles import parameters_by_role
+from nanogpt_kit.nn.roles import role_by_parameter
+from nanogpt_kit.runs.status import parameters_text
 from nanogpt_kit.train.compile import CompileChoice
 from nanogpt_kit.train.passes import total_windows
 from nanogpt_kit.train.setup import Setup
@@ -70,12 +72,12 @@ def describe_device(setup: Setup) -> str:
 
 def describe_model(setup: Setup, model: nn.Module) -> str:
     """Parameters, and layers and width where the network has blocks and an embedding."""
-    experiment, roles = setup.experiment, parameters_by_role(model)
-    blocks, embeddings = len(transformer_blocks(model)), roles.get("embedding", [])
+    experiment, blocks = setup.experiment, len(transformer_blocks(model))
+    embeddings = [parameter for parameter, role in role_by_parameter(model).items() if role == "embedding"]
     size = [f"{blocks} layer{'s' * (blocks > 1)} x {embeddings[0].shape[-1]}"] if blocks and embeddings else []
-    count = sum(parameter.numel() for parameter in model.parameters())
     name, context = experiment.entry_of(experiment.model).name, f"context {experiment.model.block_size:,}"
-    return ", ".join([name, f"{count:,} parameters", *size, context])
+    count = parameters_text(num_params(model, non_embedding=False), trained_params(model))
+    return ", ".join([name, count, *size, context])
 
 
 def describe_data(setup: Setup) -> str:

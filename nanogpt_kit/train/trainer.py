@@ -14,26 +14,28 @@ from functools import partial
 from torch import Tensor
 
 from nanogpt_kit.checkpoint.rng import seed_everything
-from nanogpt_kit.core.errors import OutOfMemory
 from nanogpt_kit.core.hooks import Hooks
 from nanogpt_kit.data.batches import Batch, Prefetcher
 from nanogpt_kit.generate.generator import TextGenerator
 from nanogpt_kit.nn.initial_weights import build_initialized
 from nanogpt_kit.nn.optimizers import build_optimizer
-from nanogpt_kit.nn.parameter_groups import parameter_groups, peak_rates, rates_by_role
+from nanogpt_kit.nn.parameter_groups import rates_by_role
 from nanogpt_kit.nn.training_loss import TrainingLoss, sum_by_name
 from nanogpt_kit.runs.folder import RunFolder
+from nanogpt_kit.train.batch_hook import batch_after_hooks
 from nanogpt_kit.train.checkpoints import Checkpoints
 from nanogpt_kit.train.diagnostics import Diagnostics
 from nanogpt_kit.train.efficiency import Throughput
 from nanogpt_kit.train.evaluation import Evaluation, eval_mode, publish_samples, run_evaluators
 from nanogpt_kit.train.finite import FiniteChecks
-from nanogpt_kit.train.memory import choose_micro_batch_size, is_out_of_memory, memory_metrics, out_of_memory_hint
+from nanogpt_kit.train.memory import choose_micro_batch_size, memory_metrics, step_memory_hint
+from nanogpt_kit.train.model_options import ScheduledOptions
 from nanogpt_kit.train.other_loss import load_starting_weights
 from nanogpt_kit.train.precision import Precision
 from nanogpt_kit.train.progress import Progress
 from nanogpt_kit.train.resume_point import ResumePoint
 from nanogpt_kit.train.run_log import RunLog
+from nanogpt_kit.train.schedules import Schedules
 from nanogpt_kit.train.setup import Setup
 from nanogpt_kit.train.stop import Decision, StopSignals, StopState
 from nanogpt_kit.train.summary import summarize_run
@@ -67,11 +69,12 @@ class Trainer:
             load_starting_weights(self.model, weights, str(self.experiment.model.init_from))
         self.diagnostics = Diagnostics(self.model, self.experiment.train.watch)
         self.parallel = setup.parallel_model(self.model)
-        groups = parameter_groups(self.experiment.init, self.model, shapes)
-        self.optimizer = build_optimizer(self.experiment.optimizer, groups)
-        self.peak_rates = peak_rates(self.optimizer)
+        self.optimizer = build_optimizer(self.experiment, self.model, shapes)
+        options = ScheduledOptions(self.experiment, self.model, self.progress)
+        self.schedules = Schedules(self.experiment, self.optimizer, self.progress, self.world, options.setters)
 
         state = self.resume_point.restore(self.progress, self.model, self.optimizer, self.scaler)
+        options.restore()
         self.first_step = self.step
         if state is None:
             windows, first_batch = setup.windows_per_rank, partial(self.batches.at, 0)
@@ -79,13 +82,15 @@ class Trainer:
                 self.experiment.train, windows, first_batch, self.model, self.precision, self.world
             )
         self.compile = setup.compile_model(self.model, self.progress.micro_batch_size)
-        rates = rates_by_role(self.optimizer, self.peak_rates)
+        rates = rates_by_role(self.optimizer, self.schedules.peak_rates)
         self.summary: Mapping[str, str] = summarize_run(
             setup, self.path, self.model, rates, self.step, self.compile.mode
         )
         self.throughput = Throughput(setup.efficiency(), self.progress)
         self.log = RunLog(folder, self.experiment.train, self.progress, state is not None, self.rank)
+        self.config = self.experiment.resolved()
         self.hooks = Hooks(self.experiment.callback, self)
+        self.finite.batch_callbacks = self.hooks.participants("batch_ready")
         self.resume_point.restore_callbacks(state, self.hooks, self.experiment.train.seed, self.world)
         self.checkpoints = self.build_checkpoints()
 
@@ -135,37 +140,32 @@ class Trainer:
         """One optimizer step, and its logging."""
         began, next_step = time.perf_counter(), self.step + 1
         is_logged = next_step in (1, self.total_steps) or next_step % self.experiment.train.log_every_steps == 0
-        batch = self.batches.at(self.step)
-        learning_rate = self.set_learning_rate()
+        scheduled = self.schedules.apply()
+        batch = batch_after_hooks(self.batches.at(self.step), self, self.hooks, self.world)
         with self.diagnostics.begin(is_logged):
             means, grad_norm = self.update(batch)
         self.finite.check_noted_step()  # the step before, so that the device computes this one meanwhile
-        self.scalars = self.finite.note_step(self.step, means, grad_norm)
+        self.scalars = self.finite.note_step(self.step, means, grad_norm, self.schedules.grad_clip)
         self.progress.step = next_step
         self.throughput.tokens += batch.all_tokens
         if is_logged:
             self.finite.check_noted_step()  # waits for the device, so the clock is read after it
         self.progress.seconds += time.perf_counter() - began
         if is_logged:
-            self.log_step(means, grad_norm, learning_rate)
+            self.log_step(means, grad_norm, scheduled)
         self.hooks.call("step_finished", run=self, step=self.step)
 
     def update(self, batch: Batch) -> tuple[dict[str, Tensor], Tensor]:
         """One optimizer step: (mean losses of all ranks' batch, norm of the gradient), still on the device."""
-        try:
+        with step_memory_hint(self.experiment.train, self.progress):
             means = self.accumulate(batch)
             self.scaler.unscale_(self.optimizer)
-            grad_norm = self.parallel.clip(self.experiment.train.grad_clip)
+            self.hooks.call("gradients_ready", run=self, step=self.step)
+            grad_norm = self.parallel.clip(self.schedules.grad_clip)
             self.diagnostics.before_update()
             self.scaler.step(self.optimizer)
             self.scaler.update()
             self.optimizer.zero_grad(set_to_none=True)
-        except (RuntimeError, MemoryError) as error:
-            if not is_out_of_memory(error):
-                raise
-            is_auto = self.experiment.train.micro_batch_size == "auto"
-            hint = out_of_memory_hint(self.progress.micro_batch_size, is_auto)
-            raise OutOfMemory(f"step {self.step + 1}: {hint}") from error
         if self.step == self.first_step:
             self.world.require_same({"the losses": ", ".join(means)})
         return self.world.sum(means), grad_norm
@@ -183,15 +183,8 @@ class Trainer:
             losses.append(sums.metrics(batch.all_tokens))
         return sum_by_name(losses)
 
-    def set_learning_rate(self) -> float:
-        multiplier = self.experiment.schedule.multiplier(self.step, self.total_steps)
-        for group, peak in zip(self.optimizer.param_groups, self.peak_rates, strict=True):
-            group["lr"] = peak * multiplier
-            self.finite.check_learning_rate(group["lr"])
-        return float(self.optimizer.param_groups[0]["lr"])
-
-    def log_step(self, means: Mapping[str, Tensor], grad_norm: Tensor, learning_rate: float) -> None:
-        metrics = {name: mean.item() for name, mean in means.items()} | {"optim/lr": learning_rate}
+    def log_step(self, means: Mapping[str, Tensor], grad_norm: Tensor, scheduled: dict[str, float]) -> None:
+        metrics = {name: mean.item() for name, mean in means.items()} | scheduled
         metrics |= {"optim/grad_norm": grad_norm.item()} | self.throughput.metrics()
         metrics |= memory_metrics(self.precision.device) | self.finite.stability_metrics() | self.diagnostics.metrics()
         self.hooks.call("logged", run=self, step=self.step, metrics=self.log.write(metrics))

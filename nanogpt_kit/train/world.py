@@ -63,6 +63,14 @@ class World:
             dist.broadcast_object_list(values, src=0, device=torch.device("cpu"))
         return values[0]
 
+    def of_first_rank(self, value: float) -> float:
+        """The number of rank 0, on every rank; faster than `broadcast`."""
+        if self.size == 1:
+            return value
+        number = torch.tensor(value, dtype=torch.float64)
+        dist.broadcast(number, src=0)
+        return float(number)
+
     def all_gather(self, value: Any) -> list[Any]:
         """The values of all ranks in their order, on every rank."""
         if self.size == 1:

@@ -201,7 +201,7 @@ def test_a_warmup_that_does_not_end_is_noted_and_allowed(tiny: Path, command: Co
     for verb in ("check", "run"):
         answer = command(verb, tiny, *QUICK, "train.steps=5")
         assert answer.code == 0
-        assert "note: schedule.warmup_steps = 5 is not less than the 5 steps" in answer.err
+        assert "note: schedule: warmup_steps = 5 is not less than the 5 steps" in answer.err
     for allowed in ("train.steps=6", "train.steps=0"):
         assert "warmup" not in command("check", tiny, *QUICK, allowed).err
     assert "the 5 steps" in command("check", tiny, "train.max_tokens=400").err
@@ -253,3 +253,45 @@ for kind in ("attention", "mlp", "norm", "position"):
 def test_json_counts_the_model_with_the_vocabulary_that_is_assumed(tiny: Path, command: Command) -> None:
     answer = command("check", tiny, "tokenizer=char", "--explain", "--json")
     assert json.loads(answer.out)["model"]["parameters"]["embedding"] == 256 * 24 + 16 * 24
+
+
+GROUPS = r"""
+[[optimizer.group]]
+match = "wte"
+lr = 1e-2
+betas = [0.8, 0.9]
+
+[[optimizer.group]]
+match = 'h\.0\.'
+freeze = true
+
+[[optimizer.group]]
+match = "ln_f"
+"""
+
+
+def test_the_groups_of_parameters_are_listed_with_their_counts(tiny: Path, command: Command) -> None:
+    tiny.write_text(tiny.read_text(encoding="utf-8") + GROUPS, encoding="utf-8")
+    shown = command("check", tiny, "--explain").out
+    frozen = 12 * 24 * 24 + 2 * 24
+    total = 320 * 24 + 16 * 24 + 2 * frozen + 24
+    rest = total - 320 * 24 - frozen - 24
+    assert f"{total:,} parameters: " in shown
+    assert f"with a vocabulary of 257 tokens; {total - frozen:,} of them are trained" in shown
+    tie = "wte.weight is tied to lm_head.weight"
+    assert shown.splitlines()[-4:] == [
+        f"optimizer.group.0 (wte): 1 tensor, 7,680 parameters; lr = 0.01, betas = [0.8, 0.9]; {tie}",
+        f"optimizer.group.1 (h\\.0\\.): 6 tensors, {frozen:,} parameters; frozen",
+        "optimizer.group.2 (ln_f): 1 tensor, 24 parameters",
+        f"parameters of no group: 7 tensors, {rest:,} parameters",
+    ]
+    record = json.loads(command("check", tiny, "--json").out)
+    assert record["model"]["trained"] == total - frozen
+    counts = [(one["index"], one["tensors"], one["parameters"]) for one in record["groups"]]
+    assert counts == [(0, 1, 7680), (1, 6, frozen), (2, 1, 24), (None, 7, rest)]
+    assert record["groups"][0]["names"] == [["wte.weight", "lm_head.weight"]]
+
+
+def test_without_groups_none_are_listed(tiny: Path, command: Command) -> None:
+    assert "group" not in command("check", tiny, "--explain").out.rpartition("FLOPs")[2]
+    assert json.loads(command("check", tiny, "--json").out)["groups"] == []

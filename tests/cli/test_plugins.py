@@ -105,7 +105,7 @@ def test_a_name_may_be_qualified_by_kind_and_distribution(name: str) -> None:
     (shown,) = json.loads(ask("plugins", "show", name, "--json"))
     assert (shown["kind"], shown["name"]) == ("schedule", "cosine")
     options = {option["name"]: option for option in shown["options"]}
-    assert list(options) == ["warmup_steps", "decay_steps", "final_fraction"]
+    assert list(options) == ["target", "warmup_steps", "decay_steps", "final_fraction"]
     assert options["warmup_steps"]["default"] == 100
     assert options["decay_steps"]["default"] is None
     assert not options["decay_steps"]["required"]

@@ -13,8 +13,11 @@ from nanogpt_kit.comparison.instruments import Instrument, measuring_fault
 from nanogpt_kit.comparison.measurement import measure_run
 from nanogpt_kit.comparison.question import Arm, Question
 from nanogpt_kit.comparison.record import Measurement
+from nanogpt_kit.components.schedule.constant import Constant
+from nanogpt_kit.components.schedule.linear import Linear
 from nanogpt_kit.core.errors import Fault, KitError
 from nanogpt_kit.core.experiment import Experiment
+from nanogpt_kit.core.kinds import Schedule
 from tests.comparison.made_arms import DATA, YARDSTICKS, make_arm_run, make_question, measure_arms
 
 LOSS = {20: {"val/loss": 2.5, "val/bits_per_byte": 1.25}}
@@ -99,16 +102,25 @@ def test_a_limit_of_seconds_must_be_the_same(tiny: Path) -> None:
     assert "not set in tiny and 60 in train.max_seconds=60" in faults[0].message
 
 
-def test_a_limit_of_seconds_is_refused_where_it_cuts_off_a_schedule(tiny: Path) -> None:
-    cut = make_question(tiny, "model.mlp=swiglu")
-    limited = [Arm(arm.label, arm.experiment.with_("train.max_seconds=60", "train.steps=100000")) for arm in cut.arms]
-    faults = faults_before(Question("compare", tuple(limited)))
-    assert [fault.key for fault in faults] == ["train.max_seconds"] * 2
-    assert "tiny" in faults[0].message
-    assert "constant" in faults[0].message
-    for schedule in ("constant", "inverse_sqrt", "{use = 'cosine', decay_steps = 10}"):
-        arms = tuple(Arm(arm.label, arm.experiment.with_(f"schedule={schedule}")) for arm in limited)
-        check_arms(Question("compare", arms))
+def with_ramp(experiment: Experiment, schedule: Schedule) -> Experiment:
+    return experiment.model_copy(update={"schedule": (*experiment.schedules, schedule)})
+
+
+def test_a_limit_of_seconds_is_accepted_since_schedules_end_with_it(tiny: Path) -> None:
+    base = Experiment.load(tiny, ["train.max_seconds=60", "train.steps=100000"])
+    for schedule in ("cosine", "linear", "wsd", "constant", "{use = 'cosine', decay_steps = 10}"):
+        experiment = base.with_(f"schedule={schedule}")
+        check_arms(Question("compare", (Arm("a", experiment), Arm("b", experiment.with_("model.mlp=swiglu")))))
+
+
+def test_a_limit_of_seconds_is_refused_where_it_cuts_off_a_schedule_of_batches(tiny: Path) -> None:
+    """Which follows steps, since a batch is a function of the step."""
+    base = Experiment.load(tiny, ["train.max_seconds=60", "train.steps=100000"])
+    ramps = Linear(target="train.batch_tokens"), Constant(target="model.block_size")
+    arms = [Arm(str(index), with_ramp(base, ramp)) for index, ramp in enumerate(ramps)]
+    (fault,) = faults_before(Question("compare", tuple(arms)))
+    assert fault.key == "train.max_seconds"
+    assert fault.message.startswith("0: train.max_seconds ends a run before its schedule of train.batch_tokens, which")
 
 
 def test_steps_need_not_be_equal_where_seconds_are(tiny: Path) -> None:
@@ -249,12 +261,20 @@ def test_seconds_are_a_budget_where_they_end_every_run(tiny: Path) -> None:
     assert "b with seed 4 ended after its 20 steps" in fault.message
 
 
-def test_seconds_that_cut_off_a_schedule_are_refused(tiny: Path) -> None:
+def test_seconds_that_ended_a_cooldown_are_an_equal_budget(tiny: Path) -> None:
     base = Experiment.load(tiny, ["train.max_seconds=60"])
     question = Question("compare", (Arm("a", base), Arm("b", base.with_("schedule=constant"))))
     timed = {"status": {"ended_by": "max_seconds"}}
+    check_measurements(question, measured(question, {}, timed, timed))
+
+
+def test_seconds_that_cut_off_a_schedule_of_batches_are_refused(tiny: Path) -> None:
+    base = Experiment.load(tiny, ["train.max_seconds=60"])
+    ramped = with_ramp(base, Linear(target="train.batch_tokens", warmup_steps=0))
+    question = Question("compare", (Arm("a", ramped), Arm("b", base)))
+    timed = {"status": {"ended_by": "max_seconds"}}
     (fault,) = faults_after(question, measured(question, {}, timed, timed))
-    assert "a with seed 3 was ended by train.max_seconds before its schedule" in fault.message
+    assert "a with seed 3 was ended by train.max_seconds before its schedule of train.batch_tokens" in fault.message
 
 
 def test_other_limits_of_seconds_are_refused(tiny: Path) -> None:

@@ -21,7 +21,7 @@ RESOLVED = {
     "model": {"use": "gpt", "qk_norm": False},
     "init": {"use": "gpt2", "std": 0.02},
     "optimizer": {"use": "adamw", "lr": 0.004, "betas": [0.9, 0.95]},
-    "schedule": {"use": "cosine", "warmup_steps": 200},
+    "schedule": {"use": "cosine", "target": "optimizer.lr", "warmup_steps": 200},
     "train": {"grad_clip": 1.0},
 }
 
@@ -243,11 +243,17 @@ def test_remedies_fit_the_options_of_the_run(reports: Reports) -> None:
     sgd = {"use": "sgd", "lr": 30.0, "momentum": 0.99}
     feed(make_watch(resolved={**RESOLVED, "optimizer": sgd, "train": {"grad_clip": 0.0}}), [5.5, 9.9])
     adamw = {"use": "adamw", "lr": 0.1, "betas": [0.9, 0.999]}
-    feed(make_watch(resolved={**RESOLVED, "optimizer": adamw, "schedule": {"use": "mine"}}), [5.5, 9.9])
+    feed(
+        make_watch(resolved={**RESOLVED, "optimizer": adamw, "schedule": [{"use": "mine", "target": "optimizer.lr"}]}),
+        [5.5, 9.9],
+    )
     order = {"use": "sequential"}
     feed(make_watch(resolved={**RESOLVED, "order": order}), [2.0] * 1_500 + [4.0] * 3)
     other = {"use": "mine", "eta": 0.1}
-    feed(make_watch(resolved={**RESOLVED, "optimizer": other, "schedule": {"use": "mine"}}), [5.5, 9.9])
+    feed(
+        make_watch(resolved={**RESOLVED, "optimizer": other, "schedule": [{"use": "mine", "target": "optimizer.lr"}]}),
+        [5.5, 9.9],
+    )
     late = [2.0] * 1_500 + [9.9]
     feed(make_watch(), late)
     texts = [report.text.partition("what usually helps: ")[2] for report in reports()]

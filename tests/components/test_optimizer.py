@@ -258,6 +258,58 @@ def test_muon_multiplies_all_matrices_of_one_shape_at_once() -> None:
     assert products(for_matrices(mixed), mixed) == len(set(MATRICES.values())) * 3 * 5
 
 
+FUSED = {"equal": (4, 4, 4), "fewer_keys": (6, 2, 2), "equal_2": (4, 4, 4), "wide_values": (3, 3, 11)}  # rows
+
+
+def fused_and_apart() -> tuple[dict[str, nn.Parameter], dict[str, nn.Parameter]]:
+    """Matrices of 5 columns that are several in one, and their parts by themselves."""
+    fused = matrices({name: (sum(rows), 5) for name, rows in FUSED.items()})
+    apart = {
+        f"{name}.{index}": nn.Parameter(part.clone())
+        for name, rows in FUSED.items()
+        for index, part in enumerate(fused[name].detach().split(rows))
+    }
+    return fused, apart
+
+
+def for_fused(of: dict[str, nn.Parameter], **options: Any) -> torch.optim.Optimizer:
+    keys = {"role": "matrix", "lr_multiplier": 1.0, "group": None, "total_steps": 9}
+    return Muon(**options).build([{"params": [*of.values()], "names": [*of], "rows": [FUSED[n] for n in of], **keys}])
+
+
+@pytest.mark.parametrize("precision", ["in_fp32", "in_bf16"])
+@pytest.mark.parametrize("nesterov", [True, False])
+@pytest.mark.parametrize("adjust", ["match_rms_adamw", "original"])
+def test_muon_updates_queries_keys_and_values_as_torchs_does_three_matrices(
+    adjust: str, nesterov: bool, precision: str, request: pytest.FixtureRequest
+) -> None:
+    request.getfixturevalue(precision)
+    fused, apart = fused_and_apart()
+    before = {name: p.detach().clone() for name, p in apart.items()}
+    options = {"lr": 0.02, "momentum": 0.9, "weight_decay": 0.3, "nesterov": nesterov}
+    gradients = gradients_of(fused)
+    split = [
+        [part for one, rows in zip(step, FUSED.values(), strict=True) for part in one.split(rows)] for step in gradients
+    ]
+    take_steps(for_fused(fused, **options, adjust=adjust), fused, gradients)
+    if precision == "in_fp32":  # torch's is in bf16 always
+        reference = for_matrices(apart, **options, adjust=adjust)
+    else:
+        reference = torch.optim.Muon(apart.values(), **options, adjust_lr_fn=adjust)
+    take_steps(reference, apart, split)
+    found = {
+        f"{name}.{index}": part
+        for name, rows in FUSED.items()
+        for index, part in enumerate(fused[name].detach().split(rows))
+    }
+    assert distance(found, apart, before) < (1e-5 if precision == "in_fp32" else 0.004)  # type: ignore[arg-type]
+
+
+def test_muon_multiplies_the_parts_of_one_size_at_once() -> None:
+    fused, _ = fused_and_apart()
+    assert products(for_fused(fused), fused) == (1 + 2 + 2) * 3 * 5  # 4 4 4 twice; 6, 2 2; 3 3, 11
+
+
 @pytest.mark.usefixtures("in_fp32")
 def test_muon_takes_large_matrices_a_few_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
     whole, parts = matrices(), matrices()
@@ -309,20 +361,22 @@ def test_muon_goes_on_from_its_checkpoint_to_the_bit_and_from_torchs(kind: type[
     assert distance(resumed, whole, matrices()) < 0.02
 
 
-def test_muon_moves_matrices_in_parts_as_whole_ones(tmp_path: Path) -> None:
+@pytest.mark.parametrize("made", ["matrices", "fused"])
+def test_muon_moves_matrices_in_parts_as_whole_ones(tmp_path: Path, made: str) -> None:
     from torch import distributed
     from torch.distributed.tensor import DTensor, Shard, distribute_tensor
 
-    whole = matrices()
+    starts, built_for = {"matrices": (matrices, for_matrices), "fused": (lambda: fused_and_apart()[0], for_fused)}[made]
+    whole = starts()
     gradients = gradients_of(whole)
-    take_steps(for_matrices(whole), whole, gradients)
+    take_steps(built_for(whole), whole, gradients)
     store = distributed.FileStore(str(tmp_path / "store"), 1)
     distributed.init_process_group("gloo", store=store, rank=0, world_size=1)
     try:
         mesh = distributed.init_device_mesh("cpu", (1,))
-        spread = {name: nn.Parameter(distribute_tensor(p.detach(), mesh, [Shard(0)])) for name, p in matrices().items()}
+        spread = {name: nn.Parameter(distribute_tensor(p.detach(), mesh, [Shard(0)])) for name, p in starts().items()}
         laid_out = [[distribute_tensor(gradient, mesh, [Shard(0)]) for gradient in step] for step in gradients]
-        built = for_matrices(spread)
+        built = built_for(spread)
         take_steps(built, spread, laid_out)
         for name, parameter in spread.items():
             momentum = built.state[parameter]["momentum_buffer"]

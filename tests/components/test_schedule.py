@@ -6,16 +6,52 @@ import math
 from itertools import pairwise
 from typing import Any
 
+import numpy as np
 import pytest
+from pydantic import ValidationError
 
 from nanogpt_kit.api import Schedule
 from nanogpt_kit.components.schedule.constant import Constant
 from nanogpt_kit.components.schedule.cosine import Cosine
 from nanogpt_kit.components.schedule.inverse_sqrt import InverseSqrt
 from nanogpt_kit.components.schedule.linear import Linear
+from nanogpt_kit.components.schedule.piecewise import Piecewise
 from nanogpt_kit.components.schedule.wsd import WSD
+from nanogpt_kit.testing.schedule import ScheduleConformance
 
 STEPS, WARMUP = 300, 20
+
+
+class TestConstant(ScheduleConformance):
+    component = Constant(warmup_steps=3)
+
+
+class TestCosine(ScheduleConformance):
+    component = Cosine()
+
+
+class TestCosineUntilAStep(ScheduleConformance):
+    component = Cosine(warmup_steps=7, decay_steps=300, final_fraction=0.0)
+
+
+class TestInverseSqrt(ScheduleConformance):
+    component = InverseSqrt()
+
+
+class TestLinear(ScheduleConformance):
+    component = Linear()
+
+
+class TestPiecewise(ScheduleConformance):
+    component = Piecewise(knots=((0.1, 0.2), (0.4, 3.0), (0.9, 0.0)))
+
+
+class TestPiecewiseInSteps(ScheduleConformance):
+    component = Piecewise(knots=((0, 1), (0.5, 0.25)), shape="stepped")
+
+
+class TestWSD(ScheduleConformance):
+    component = WSD(shape="sqrt")
 
 
 def published_learning_rate(it: int, lr: float, min_lr: float, warmup_iters: int, lr_decay_iters: int) -> float:
@@ -98,6 +134,33 @@ def test_inverse_sqrt_is_that_of_the_transformer() -> None:
     for step in range(1, STEPS):
         expected = min(step**-0.5, step * warmup**-1.5) / warmup**-0.5
         assert schedule.multiplier(step - 1, STEPS) == pytest.approx(expected)
+
+
+def test_piecewise_is_numpys_interpolation() -> None:
+    knots = ((0.1, 0.2), (0.4, 3.0), (0.9, 0.5))
+    linear, stepped = Piecewise(knots=knots), Piecewise(knots=knots, shape="stepped")
+    for step in range(STEPS + 10):
+        expected = np.interp(step / STEPS, *zip(*knots, strict=True))
+        assert linear.multiplier(step, STEPS) == pytest.approx(expected, rel=1e-12)
+    assert [stepped.multiplier(step, STEPS) for step in (0, 29, 30, 119, 120, 269, 270, 299)] == [
+        *(0.2, 0.2, 0.2, 0.2, 3.0, 3.0, 0.5, 0.5)
+    ]
+    assert linear.multiplier(5, 10.5) == pytest.approx(np.interp(5 / 10.5, *zip(*knots, strict=True)))
+
+
+@pytest.mark.parametrize(
+    ("knots", "message"),
+    [
+        (((0.5, 1), (0.5, 2)), "the fractions of the run should increase, and 0.5 follows 0.5"),
+        (((0.5, 1), (0.2, 2)), "the fractions of the run should increase, and 0.2 follows 0.5"),
+        ((), "at least 1"),
+        (((0, -1),), "greater than or equal to 0"),
+        (((1.5, 1),), "less than or equal to 1"),
+    ],
+)
+def test_knots_that_are_no_course_of_a_run_are_refused(knots: Any, message: str) -> None:
+    with pytest.raises(ValidationError, match=message):
+        Piecewise(knots=knots)
 
 
 def test_only_some_depend_on_the_length_of_the_run() -> None:

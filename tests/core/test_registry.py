@@ -76,7 +76,8 @@ def test_a_plugin_is_found_by_its_bare_name(tmp_path: Path, install: Install) ->
     install("poly-plugin", POLY, poly_plugin=SCHEDULE.format(name="Poly", power=2.0))
     experiment = load(tmp_path, 'schedule = { use = "poly", power = 3 }')
     assert experiment.schedule.multiplier(5, 10) == 0.125
-    assert experiment.resolved()["schedule"] == {"use": "poly", "power": 3.0}
+    expected = {"use": "poly-plugin/poly", "target": "optimizer.lr", "power": 3.0}
+    assert experiment.resolved()["schedule"] == expected
     entry = experiment.entry_of(experiment.schedule)
     assert (entry.distribution, entry.version) == ("poly-plugin", "1.0")
 
@@ -84,7 +85,7 @@ def test_a_plugin_is_found_by_its_bare_name(tmp_path: Path, install: Install) ->
 def test_options_of_a_plugin_are_checked_like_any_other(tmp_path: Path, install: Install) -> None:
     install("poly-plugin", POLY, poly_plugin=SCHEDULE.format(name="Poly", power=2.0))
     message = told(tmp_path, '[schedule]\nuse = "poly"\npowr = 3')
-    assert message.endswith("exp.toml:8: schedule.powr: unknown key; did you mean 'power'? Allowed: power.")
+    assert message.endswith("exp.toml:8: schedule.powr: unknown key; did you mean 'power'? Allowed: power, target.")
 
 
 def test_an_installed_plugin_changes_nothing_until_it_is_named(tmp_path: Path, install: Install) -> None:
@@ -99,9 +100,13 @@ def test_an_installed_plugin_changes_nothing_until_it_is_named(tmp_path: Path, i
 def test_a_bare_name_means_the_built_in_and_a_qualified_name_the_plugin(tmp_path: Path, install: Install) -> None:
     source = SCHEDULE.format(name="Constant", power=2.0)
     install("A.Strange_Plugin", "[nanogpt_kit.schedule]\nconstant = strange:Constant\n", strange=source)
-    assert load(tmp_path).resolved()["schedule"] == {"use": "constant", "warmup_steps": 0}
+    assert load(tmp_path).resolved()["schedule"] == {"use": "constant", "target": "optimizer.lr", "warmup_steps": 0}
     stranger = load(tmp_path, 'schedule = "a-strange-plugin/constant"')
-    assert stranger.resolved()["schedule"] == {"use": "a-strange-plugin/constant", "power": 2.0}
+    assert stranger.resolved()["schedule"] == {
+        "use": "a-strange-plugin/constant",
+        "target": "optimizer.lr",
+        "power": 2.0,
+    }
     assert load(tmp_path, 'schedule = "nanogpt-kit/constant"') == load(tmp_path)
 
 
@@ -112,7 +117,11 @@ def test_a_name_that_two_strangers_offer_is_ambiguous_only_when_used(tmp_path: P
     message = told(tmp_path, 'schedule = "poly"')
     assert "schedule 'poly'" in message
     assert "use = 'dist-one/poly' or 'dist-two/poly'" in message
-    assert load(tmp_path, 'schedule = "dist-two/poly"').resolved()["schedule"] == {"use": "dist-two/poly", "power": 2.0}
+    assert load(tmp_path, 'schedule = "dist-two/poly"').resolved()["schedule"] == {
+        "use": "dist-two/poly",
+        "target": "optimizer.lr",
+        "power": 2.0,
+    }
 
 
 def test_an_unknown_qualified_name_is_told_the_near_ones(tmp_path: Path, install: Install) -> None:
@@ -167,7 +176,7 @@ def test_an_entry_point_may_lead_to_where_a_class_was_imported(tmp_path: Path, i
     source = SCHEDULE.format(name="Poly", power=2.0)
     install("poly-plugin", POLY, poly_plugin="from poly_inside import Poly", poly_inside=source)
     experiment = load(tmp_path, 'schedule = "poly"')
-    assert experiment.resolved()["schedule"]["use"] == "poly"
+    assert experiment.resolved()["schedule"]["use"] == "poly-plugin/poly"
     assert experiment.fingerprint()
 
 
@@ -267,7 +276,7 @@ def test_the_default_of_an_option_is_validated(default: str, wrong: str, tmp_pat
 def test_a_local_file_is_a_component_under_its_stem(tmp_path: Path) -> None:
     (tmp_path / "my_poly.py").write_text(SCHEDULE.format(name="Anything", power=2.0), encoding="utf-8")
     experiment = load(tmp_path, 'schedule = "my_poly"', "my_poly.py")
-    assert experiment.resolved()["schedule"] == {"use": "my_poly", "power": 2.0}
+    assert experiment.resolved()["schedule"] == {"use": "my_poly", "target": "optimizer.lr", "power": 2.0}
     assert experiment.component_files == (tmp_path / "my_poly.py",)
     assert "my_poly" in told(tmp_path, 'schedule = "my_polly"', "my_poly.py")
     assert "unknown schedule 'my_poly'" in told(tmp_path, 'schedule = "my_poly"')
@@ -276,7 +285,11 @@ def test_a_local_file_is_a_component_under_its_stem(tmp_path: Path) -> None:
 def test_a_local_file_takes_precedence_over_a_plugin_of_its_name(tmp_path: Path, install: Install) -> None:
     install("poly-plugin", POLY, poly_plugin="1 / 0")
     (tmp_path / "poly.py").write_text(SCHEDULE.format(name="Poly", power=7.0), encoding="utf-8")
-    assert load(tmp_path, 'schedule = "poly"', "poly.py").resolved()["schedule"] == {"use": "poly", "power": 7.0}
+    assert load(tmp_path, 'schedule = "poly"', "poly.py").resolved()["schedule"] == {
+        "use": "poly",
+        "target": "optimizer.lr",
+        "power": 7.0,
+    }
 
 
 TWO = SCHEDULE.format(name="One", power=1.0) + SCHEDULE.format(name="Two", power=1.0)

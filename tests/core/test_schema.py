@@ -31,7 +31,7 @@ Linter = Callable[[Path], set[str]]
 # What the loader refuses and a schema cannot express
 RELATIONS = re.compile(
     r"should be a multiple of |should divide |should be at least train.batch_tokens|"
-    r"should be auto, refill or exact|requires (val|a model with relative)|"
+    r"is not an option that a schedule can change|should be auto, refill or exact|requires (val|a model with relative)|"
     r"(should be|or) a list(, as in .*)?, got {}"
     # `key.0 = 1` is an element of a list that a base file has, so a table may be right
 )

@@ -106,8 +106,20 @@ def test_without_multipliers_there_is_a_group_for_each_role(options: dict[str, o
     assert [group["role"] for group in groups] == list(expected)
     for group in groups:
         assert list(map(id, group["params"])) == list(map(id, expected[group["role"]]))
-        assert set(group) == {"params", "role", "lr_multiplier"}
-        assert group["lr_multiplier"] == 1
+        names = {id(parameter): name for name, parameter in model.named_parameters()}
+        assert group["names"] == [names[id(parameter)] for parameter in group["params"]]
+        assert set(group) == {"params", "names", "rows", "role", "lr_multiplier", "group", "total_steps"}
+        assert (group["lr_multiplier"], group["group"]) == (1, None)
+
+
+def test_the_rows_of_queries_keys_and_values_are_known() -> None:
+    model = built(n_head=4, n_kv_head=2, bias=False)
+    shapes, width = parameter_shapes(model), model.wte.weight.shape[1]
+    fused = {name: shape.rows for name, shape in shapes.items() if shape.rows}
+    assert fused == {f"h.{layer}.attn.c_attn.weight": (width, width // 2, width // 2) for layer in range(len(model.h))}
+    groups = parameter_groups(GPT2(), model, shapes, total_steps=7)
+    assert {name: rows for one in groups for name, rows in zip(one["names"], one["rows"], strict=True) if rows} == fused
+    assert {group["total_steps"] for group in groups} == {7}
 
 
 class ByName(GPT2):

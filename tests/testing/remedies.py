@@ -15,6 +15,8 @@ REMEDIES = {  # patterns of the first line, by test
     "test_unknown_options_are_refused": "leave extra = 'forbid'",
     "test_options_survive_toml": r"Halving\(eps=0.5\) is Halving\(eps=0.25\): a validator .* must not change it",
     # suites of modules
+    "test_a_schedulable_option_may_change": "mix is in `schedulable`: .* should have the component as `options`"
+    "|with mix set to 0.4 .*: read self.mix in each forward pass",
     "test_modules_share_no_weights": "2 parameters are shared by two modules.*build must make new ones",
     "test_weights_survive_being_saved": "register fixed tensors with register_buffer",
     "test_eval_mode_is_deterministic": "draw random numbers only if self.training",
@@ -88,7 +90,9 @@ REMEDIES = {  # patterns of the first line, by test
     # optimizer
     "test_it_descends": "set an `lr` here that trains a small model",
     "test_every_role_moves_and_is_in_one_group": "pass on every group|embedding was not updated: update every group",
-    "test_groups_keep_the_keys_that_the_loop_reads": "groups it was given: copy|role = None: keep the keys",
+    "test_each_group_has_its_own_learning_rate": "use the lr of the parameter's own group",
+    "test_the_length_of_the_run_matters_only_where_it_is_said_to": "set uses_total_steps = True",
+    "test_groups_keep_the_keys_that_the_loop_reads": "groups it was given: copy|has names = .*: keep the keys.*split",
     "test_the_learning_rate_is_the_loops": r"matrix changed with lr = 0: use group\['lr'\]",
     "test_resumed_it_continues_bit_for_bit": "matrix differs after a resume: keep all state|load with weights_only",
     "test_frozen_parameters_have_no_state": "make state when a parameter is first updated",
@@ -122,6 +126,46 @@ REMEDIES = {  # patterns of the first line, by test
     "test_a_piece_lies_within_one_document": "step 0, has_eot = True: .*opens with the end-of-text token before it",
     "test_the_same_step_always_gives_the_same_pieces": "step 29 .*follow from the context and the step alone",
     "test_no_token_is_in_an_epoch_twice": r"2 times: return from epoch\(\)|count windows from ctx.first_window on",
+    # schedule
+    "test_each_multiplier_is_a_finite_number_that_is_not_negative": r"step \d+ of \d+.*(keep it at 0 or above|float\()",
+    "test_the_same_step_always_has_the_same_multiplier": "step 9.*from the step and total_steps alone",
+    "test_a_length_need_not_be_whole": "step 0.*(treat both alike|any length, whole or not)",
+    "test_a_note_is_a_sentence_or_none": r"note\(0\) is 3: return a sentence, or None",
+    # parallel
+    "test_it_accepts_its_processes_or_gives_a_reason": r"refuses 2 processes .*Sundays only\): set `processes` here",
+    "test_each_rank_gets_the_loss_of_its_own_windows": "rank 0 gets another loss .*sum over its own windows"
+    "|cannot train a small model: all ranks must call the same collectives",
+    "test_it_passes_on_segments_and_auxiliary_losses": "pass all arguments on to the model|api.TrainingLoss",
+    "test_gradients_are_summed_over_ranks_and_micro_steps": r"gradient of wte.weight, (0.5|1\.\d+) times as large: sum "
+    "gradients over the processes, do not average them",
+    "test_the_norm_is_that_of_all_gradients": r"clip\(0.01\) on rank 0 .*: reduce it over all shards",
+    "test_the_clipped_gradient_is_a_smaller_one": "clip in place|wte.weight's gradient larger: only scale it down",
+    "test_weights_keep_their_names_and_values": "change the model in place|lm_head.weight .*leave the weights as they",
+    "test_an_update_is_the_same_on_all_ranks": "differs between ranks 0 and 1: reduce every gradient",
+    # evaluator
+    "test_it_accepts_a_small_model_and_its_vocabulary": r"\(it is tired\): test with options|set block_size here",
+    "test_metrics_are_numbers_with_a_prefix": "cannot evaluate a small model|val/seven is inf: divide by"
+    "|val/seven is .*return a float|'seven' has no prefix: name it as in val/seven",
+    "test_its_metrics_are_known_before_the_run": "return the keys of what evaluate returns|'val/bits'.*name some of",
+    "test_a_second_evaluation_gives_the_same": "draw from a generator with its own seed",
+    "test_the_batch_size_changes_nothing": "val/seven is .* in batches of 5: sum over .* no mean of means",
+    "test_the_model_is_left_as_it_was": "copy what you change|leave its mode alone|compute without them|in a `finally`",
+    "test_the_model_computes_in_the_precision_of_the_run": "wrap the call in `with ctx.autocast",
+    "test_it_reads_the_splits_that_it_names": "reads val, .*name every split|leave refusal_reason to the base class",
+    "test_it_ends_where_the_user_stops_the_run": r"call ctx.check_stop\(\) before each batch|do not catch what",
+    "test_a_closed_test_split_stays_closed": "leave refusal_reason to the base class|measure on val",
+    # callback
+    "test_each_build_is_a_fresh_object": "return a new one for each run",
+    "test_its_hooks_are_known": "unknown hook 'step_finishd'; did you mean 'step_finished'|the warning in the log",
+    "test_it_takes_part_in_a_run": "nothing is wrong: .*step_finished: ValueError|the tracker was dropped",
+    "test_after_an_evaluation_the_model_has_its_trained_weights": "changes wte.weight: undo in evaluation_ended",
+    "test_a_tracker_only_reports": "changes wte.weight: .*set is_tracker = False",
+    "test_torchs_random_numbers_stay_as_they_are": "draw from its own torch.Generator",
+    "test_every_rank_does_the_same": "wte.weight differs .*let nothing depend on run.rank",
+    "test_its_state_survives_a_checkpoint": "largest in its state is not finite: hold a bound|hold tensors, numbers,"
+    "|load_state_dict must take all",
+    "test_resumed_it_continues_as_if_it_had_not_stopped": "wte.weight is another: keep in state_dict",
+    "test_the_metrics_that_it_reads_are_options": "'metric': 'val/other', .*name options and their values",
     # tokenizer
     "test_text_comes_back": "set lossless = False here|leave it to the base class",
     "test_ids_are_integers_in_the_vocabulary": "one-dimensional NumPy array of integers|count added tokens, too",

@@ -79,6 +79,21 @@ class DecaysWithoutGradient(Momentum):
                 parameter.mul_(1 - 0.1 * group["lr"])
 
 
+class HasOneRate(Momentum):
+    def update(self, parameter: Tensor, gradient: Tensor, group: dict[str, Any]) -> None:
+        super().update(parameter, gradient, self.param_groups[-1])
+
+
+class WarmsUpUnsaid(Momentum):
+    def update(self, parameter: Tensor, gradient: Tensor, group: dict[str, Any]) -> None:
+        super().update(parameter, gradient / group["total_steps"], group)
+
+
+def without_names(groups: Groups) -> Momentum:
+    """Splits groups, and leaves each part all names."""
+    return Momentum([{**group, "params": [parameter]} for group in groups for parameter in group["params"]])
+
+
 def without_vectors(groups: Groups) -> Momentum:
     return Momentum([group for group in groups if group["role"] != "vector"])
 
@@ -100,7 +115,10 @@ BROKEN: dict[Callable[[Groups], Momentum], list[tuple[Any, ...]]] = {
     without_vectors: [(ROLES,)],
     LeavesEmbeddings: [(ROLES,)],
     without_roles: [(KEYS,)],
+    without_names: [(KEYS,)],
     changes_groups: [(KEYS,)],
+    HasOneRate: [("test_each_group_has_its_own_learning_rate",)],
+    WarmsUpUnsaid: [("test_the_length_of_the_run_matters_only_where_it_is_said_to",)],
     HasItsOwnRate: [("test_the_learning_rate_is_the_loops",)],
     CountsElsewhere: [(RESUMED, torch.float32)],
     KeepsObjects: [(RESUMED, torch.float32)],
@@ -138,6 +156,13 @@ def test_a_broken_optimizer_is_caught(build: Callable[[Groups], Momentum]) -> No
         getattr(suite_of(Momentum), test)(*arguments)
 
 
+def test_a_part_of_a_group_keeps_the_names_and_the_rows_of_its_parameters() -> None:
+    group = {"params": [torch.zeros(1), torch.ones(2)], "names": ["a", "b"], "rows": [None, (1, 1)], "role": "matrix"}
+    part = Optimizer.part_of_group(group, [False, True])
+    assert part == {"params": [group["params"][1]], "names": ["b"], "rows": [(1, 1)], "role": "matrix"}
+    assert group["names"] == ["a", "b"]
+
+
 def test_steps_that_grow_with_the_gradient_are_caught() -> None:
     suite = type("Suite", (OptimizerConformance,), {"component": WithStepNorm()})()
-    assert_fails(suite, "test_a_step_grows_with_the_shape_as_step_norm_says", "matrix", 24, 6)
+    assert_fails(suite, "test_a_step_grows_with_the_shape_as_step_norm_says", "matrix", 24, 6, None)

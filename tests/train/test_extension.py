@@ -213,10 +213,11 @@ def test_steps_are_equal_where_the_schedule_gives_the_same_rates(
     tiny: Path, schedule: str, total: int, shared: int
 ) -> None:
     experiment = Experiment.load(tiny, [schedule])
-    rates = [[experiment.schedule.multiplier(step, end) for step in range(min(20, total))] for end in (20, total)]
+    (one,) = experiment.schedules
+    rates = [[one.multiplier(step, end) for step in range(min(20, total))] for end in (20, total)]
     assert rates[0][:shared] == rates[1][:shared]
     assert rates[0][shared : shared + 1] != rates[1][shared : shared + 1] or shared == min(20, total)
-    assert equal_steps(experiment, total, 20) == shared
+    assert equal_steps(experiment, experiment.with_({"train.steps": total}), 20) == shared
 
 
 def test_a_run_of_very_many_steps_that_a_budget_of_seconds_ended_is_extended_at_once(

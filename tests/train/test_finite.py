@@ -357,7 +357,7 @@ class Rate(Schedule):
 
 @pytest.mark.parametrize("value", ["nan", "inf", "-1.0"])
 def test_an_invalid_learning_rate_is_reported_before_its_update(tiny: Path, value: str) -> None:
-    with pytest.raises(RunFailed, match=r"the learning rate of step 7 is .* by schedule Rate") as caught:
+    with pytest.raises(RunFailed, match=r"the multiplier of optimizer.lr is .* at step 7 by schedule Rate") as caught:
         run(
             tiny, component(tiny, "rate", RATE), f"schedule={{use='rate', value='{value}'}}", "checkpoint.every_steps=3"
         )

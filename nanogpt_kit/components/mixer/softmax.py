@@ -12,7 +12,7 @@ import dataclasses
 
 from torch import Tensor, nn
 
-from nanogpt_kit.api import KVCache, Mixer, MixerContext, Positional, ResidualLinear, View, take_extra
+from nanogpt_kit.api import FusedLinear, KVCache, Mixer, MixerContext, Positional, ResidualLinear, View, take_extra
 
 
 class Softmax(Mixer):
@@ -32,7 +32,7 @@ class SelfAttention(nn.Module):
         self.heads = [ctx.n_head, ctx.n_kv_head, ctx.n_kv_head]
         self.head_dim = ctx.head_dim
         self.query_multiplier = ctx.query_multiplier
-        self.c_attn = nn.Linear(ctx.n_embd, sum(self.heads) * ctx.head_dim, bias=ctx.bias)
+        self.c_attn = FusedLinear(ctx.n_embd, [n * ctx.head_dim for n in self.heads], bias=ctx.bias)
         head = dataclasses.replace(ctx, n_embd=ctx.head_dim)
         self.q_norm = ctx.norm.build(head) if ctx.qk_norm else nn.Identity()
         self.k_norm = ctx.norm.build(head) if ctx.qk_norm else nn.Identity()

@@ -4,7 +4,8 @@ With `match_rms_adamw` its updates have the usual size of AdamW's, so one learni
 
 Source: Jordan et al. 2024, https://kellerjordan.github.io/posts/muon; Liu et al. 2025 (Moonlight), arXiv:2502.16982,
 for match_rms_adamw. Options and state are those of torch's Muon, which updates one matrix after another; here the
-matrices of one shape are updated in a batch, as in Jordan's https://github.com/KellerJordan/modded-nanogpt.
+matrices of one shape are updated in a batch, and those for queries, keys and values apart though they are rows of one
+matrix, as in Jordan's https://github.com/KellerJordan/modded-nanogpt.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from functools import cache
+from itertools import repeat
 from typing import Annotated, Any, Literal
 
 import torch
@@ -35,14 +37,12 @@ class Muon(Optimizer):
     others: Optimizer = slot("adamw", description="optimizer of all other parameters")
 
     def build(self, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
-        matrices: list[dict[str, Any]] = []
-        others: list[dict[str, Any]] = []
+        matrices, others = [], []
         for group in groups:
-            is_role = group["role"] == "matrix"
-            for of_muon, kind in ((True, matrices), (False, others)):  # a kernel or a stack of matrices is not of Muon
-                params = [p for p in group["params"] if (is_role and p.ndim == 2) == of_muon]
-                if params:
-                    kind.append({**group, "params": params})
+            is_matrix = [group["role"] == "matrix" and p.ndim == 2 for p in group["params"]]  # neither kernel nor stack
+            matrices.append(self.part_of_group(group, is_matrix))
+            others.append({**self.part_of_group(group, [not one for one in is_matrix]), "slot": "others"})
+        matrices, others = ([group for group in kind if group["params"]] for kind in (matrices, others))
         parts: list[torch.optim.Optimizer] = [self.others.build(others)] if others else []
         if matrices:
             muon = BatchedMuon(
@@ -62,7 +62,8 @@ class Muon(Optimizer):
     def step_norm(self, shape: ParameterShape) -> float | None:
         if shape.role != "matrix" or len(shape.shape) != 2:
             return self.others.step_norm(shape)
-        return update_scale(shape.fan_out, shape.fan_in, self.adjust)  # of a matrix whose singular values are 1
+        rows = shape.rows or (shape.fan_out,)  # singular values of the parts are 1; of all, where they add up, more
+        return math.hypot(*(update_scale(count, shape.fan_in, self.adjust) for count in rows))
 
 
 class BatchedMuon(torch.optim.Muon):
@@ -72,19 +73,20 @@ class BatchedMuon(torch.optim.Muon):
     def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
         loss = torch.enable_grad()(closure)() if closure else None
         for group in self.param_groups:
-            shapes: dict[torch.Size, list[Tensor]] = {}
-            for parameter in (p for p in group["params"] if p.grad is not None):
-                shapes.setdefault(parameter.shape, []).append(parameter)
-            for shape, matrices in shapes.items():
+            shapes: dict[tuple[torch.Size, tuple[int, ...]], list[Tensor]] = {}
+            for parameter, rows in zip(group["params"], group.get("rows") or repeat(None)):  # noqa: B905 (endless)
+                if parameter.grad is not None:
+                    shapes.setdefault((parameter.shape, rows or (len(parameter),)), []).append(parameter)
+            for (shape, rows), matrices in shapes.items():
                 is_sharded = hasattr(matrices[0], "device_mesh")
                 ranks = matrices[0].device_mesh.size() if is_sharded else 1  # type: ignore[attr-defined]
                 count = ranks * max(1, BATCH_ELEMENTS // shape.numel())
                 for first in range(0, len(matrices), count):
-                    self.update(matrices[first : first + count], group)
+                    self.update(matrices[first : first + count], rows, group)
         return loss
 
-    def update(self, matrices: list[Tensor], group: dict[str, Any]) -> None:
-        """One step of matrices (A, B) of one shape."""
+    def update(self, matrices: list[Tensor], rows: tuple[int, ...], group: dict[str, Any]) -> None:
+        """One step of matrices (A, B) of one shape, each made of parts with these numbers of rows."""
         gradients: list[Any] = [parameter.grad for parameter in matrices]
         for parameter, gradient in zip(matrices, gradients, strict=True):
             if not self.state[parameter]:
@@ -95,19 +97,8 @@ class BatchedMuon(torch.optim.Muon):
         if group["nesterov"]:
             update = torch.stack(gradients).lerp_(update, group["momentum"])
 
-        placements = getattr(update, "placements", None)  # of a DTensor, as under fsdp: each rank has a part of each
-        if placements:  # exchanged once, so that each rank has some matrices whole, instead of once for every product
-            from torch.distributed.tensor import Shard
-
-            whole = [Shard(0) if placement.is_shard() else placement for placement in placements]
-            update = update.redistribute(placements=whole)
-        update = orthogonalize(update, group["ns_steps"], group["ns_coefficients"], group["eps"])
-        update = update.to(matrices[0].dtype, memory_format=torch.contiguous_format)  # else foreach loops
-        if placements:
-            update = update.redistribute(placements=placements)
-
-        A, B = matrices[0].shape
-        scale = update_scale(A, B, group["adjust_lr_fn"])
+        update = orthogonal_update(update, rows, group)
+        scale = update_scale(rows[0], matrices[0].shape[1], group["adjust_lr_fn"])
         torch._foreach_mul_(matrices, 1 - group["lr"] * group["weight_decay"])
         torch._foreach_add_(matrices, update.unbind(), alpha=-group["lr"] * scale)
 
@@ -115,6 +106,38 @@ class BatchedMuon(torch.optim.Muon):
 def update_scale(A: int, B: int, adjust: str) -> float:
     """The factor on an orthogonal update of a matrix (A, B)."""
     return 0.2 * math.sqrt(max(A, B)) if adjust == "match_rms_adamw" else math.sqrt(max(1, A / B))
+
+
+def orthogonal_update(stack: Any, rows: tuple[int, ...], group: dict[str, Any]) -> Any:
+    """(N, A, B) as `orthogonalize_parts`, where it is sharded too: then each rank has a part of each matrix."""
+    placements = getattr(stack, "placements", None)
+    if not placements:
+        update = orthogonalize_parts(stack, rows, group)
+        return update.to(stack.dtype, memory_format=torch.contiguous_format)  # else foreach loops
+    from torch.distributed.tensor import DTensor, Shard
+
+    # Exchanged once, so that each rank has some matrices whole, instead of once for every product
+    whole = [Shard(0) if placement.is_shard() else placement for placement in placements]
+    update = orthogonal_update(stack.redistribute(placements=whole).to_local(), rows, group)
+    layout = {"shape": stack.shape, "stride": stack.stride(), "run_check": False}
+    return DTensor.from_local(update, stack.device_mesh, whole, **layout).redistribute(placements=placements)
+
+
+def orthogonalize_parts(stack: Tensor, rows: tuple[int, ...], group: dict[str, Any]) -> Tensor:
+    """(N, A, B) with each part, of these rows, orthogonal by itself, at its scale divided by that of the first."""
+    N, A, B = stack.shape
+    options = group["ns_steps"], group["ns_coefficients"], group["eps"]
+    if rows == (A,):
+        return orthogonalize(stack, *options)
+    parts = list(stack.split(rows, dim=1))
+    for size in dict.fromkeys(rows):  # those of one size in a batch
+        places = [place for place, count in enumerate(rows) if count == size]
+        together = orthogonalize(torch.cat([parts[place] for place in places]), *options)
+        adjust = group["adjust_lr_fn"]
+        ratio = update_scale(size, B, adjust) / update_scale(rows[0], B, adjust)
+        for place, part in zip(places, together.unflatten(0, (len(places), N)), strict=True):
+            parts[place] = part if ratio == 1 else part * ratio
+    return torch.cat(parts, dim=1)
 
 
 def orthogonalize(stack: Tensor, steps: int, coefficients: tuple[float, float, float], eps: float) -> Tensor:

@@ -21,12 +21,9 @@ class SGD(Optimizer):
     weight_decay: float = Field(0.0, ge=0, description="weight decay of all parameters except vectors")
 
     def build(self, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
-        return torch.optim.SGD(
-            self.with_weight_decay(groups, self.weight_decay),
-            lr=self.lr,
-            momentum=self.momentum,
-            nesterov=self.nesterov and self.momentum > 0,
-        )
+        groups = [{**group, "nesterov": self.nesterov} for group in self.with_weight_decay(groups, self.weight_decay)]
+        return torch.optim.SGD(groups, lr=self.lr, momentum=self.momentum)
 
     def state_copies(self) -> int:
-        return 1 if self.momentum else 0
+        momenta = [self.momentum if group.momentum is None else group.momentum for group in self.group]
+        return 1 if any([self.momentum, *momenta]) else 0

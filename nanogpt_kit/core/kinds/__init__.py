@@ -32,6 +32,7 @@ from nanogpt_kit.core.kinds.observation import (
     Sampler,
     SplitLoss,
     StepScalars,
+    TrainingBatch,
 )
 from nanogpt_kit.core.kinds.optimization import (
     Optimizer,
@@ -40,6 +41,7 @@ from nanogpt_kit.core.kinds.optimization import (
     WarmupSchedule,
     WrappedModel,
 )
+from nanogpt_kit.core.kinds.parameter_group import ParameterGroup
 from nanogpt_kit.core.kinds.text import (
     Dataset,
     Document,
@@ -85,6 +87,7 @@ __all__ = [
     "PackedOrder",
     "PackedWindows",
     "Parallel",
+    "ParameterGroup",
     "ParameterShape",
     "Position",
     "Role",
@@ -95,6 +98,7 @@ __all__ = [
     "Stream",
     "TextContext",
     "Tokenizer",
+    "TrainingBatch",
     "WarmupSchedule",
     "WrappedModel",
     "load_entry",

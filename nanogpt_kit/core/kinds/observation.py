@@ -174,11 +174,28 @@ class StepScalars(Protocol):
         """
 
 
+class TrainingBatch(Protocol):
+    """The windows of a step on this rank, on the CPU. Each tensor may be changed in place, not replaced."""
+
+    @property
+    def ids(self) -> torch.Tensor:
+        """(W, T) int64"""
+
+    @property
+    def targets(self) -> torch.Tensor:
+        """(W, T) int64: the token that each position predicts; -1 does not count. A window of these alone stays so."""
+
+    @property
+    def segments(self) -> torch.Tensor | None:
+        """(W, T) int64: the document, within its window, of each token; None without `model.document_mask`."""
+
+
 class LiveRun(Protocol):
     """A run in progress, as far as its callbacks may use it."""
 
     path: Path
     model: nn.Module
+    optimizer: torch.optim.Optimizer  # schedules set its groups before each step
     first_step: int  # of this process: 0, or the step that was resumed from
     total_steps: int
     vocab_size: int  # tokens, without padding
@@ -188,6 +205,10 @@ class LiveRun(Protocol):
 
     @property
     def experiment(self) -> RunExperiment: ...
+
+    @property
+    def config(self) -> Mapping[str, Any]:
+        """Every value of the experiment, defaults included, as in experiment.toml."""
 
     @property
     def step(self) -> int:

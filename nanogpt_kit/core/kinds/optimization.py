@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
+from itertools import compress
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 from pydantic import Field
 
+from nanogpt_kit.core.kinds.parameter_group import ParameterGroup
 from nanogpt_kit.core.options import Component, RunContext
 
 if TYPE_CHECKING:
@@ -20,12 +23,18 @@ if TYPE_CHECKING:
 class Optimizer(Component):
     """Updates the parameters.
 
-    `build` takes groups as torch does, one for each role and multiplier: dicts with `params`, `role` and
-    `lr_multiplier`. It may split them and add options, and sets each group's `lr` to its peak: the training loop
-    multiplies that by the schedule and by the group's `lr_multiplier`.
+    `build` takes groups as torch does: dicts with `params` and, parallel to it, `names` and `rows` (as in
+    `ParameterShape.rows`); with `role`, `lr_multiplier`, `group` (the index in the option `group`, or None) and
+    `total_steps` (of the run). It may split them, with `part_of_group`, and add options, and sets each group's `lr` to
+    its peak: the training loop multiplies that by the schedule and by the group's `lr_multiplier`. What the option
+    `group` says is set on the groups of what it has built.
     """
 
     kind: ClassVar[str] = "optimizer"
+    uses_total_steps: ClassVar[bool] = False  # its updates depend on `total_steps`: a run cannot be extended exactly
+    group: tuple[ParameterGroup, ...] = Field(
+        (), description="groups of parameters that have their own options, or that are frozen"
+    )
 
     @abstractmethod
     def build(self, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
@@ -48,6 +57,12 @@ class Optimizer(Component):
         """The groups with their `weight_decay`: none for vectors (norm gains and biases)."""
         return [{**group, "weight_decay": 0.0 if group["role"] == "vector" else weight_decay} for group in groups]
 
+    @staticmethod
+    def part_of_group(group: dict[str, Any], keep: Sequence[bool]) -> dict[str, Any]:
+        """The group with only the parameters that `keep` is true for, with their names and rows."""
+        parallel = [key for key in ("params", "names", "rows") if key in group]
+        return {**group, **{key: list(compress(group[key], keep)) for key in parallel}}
+
 
 class Schedule(Component):
     """How an option changes during a run, by default the learning rate: a pure function of the progress."""
@@ -66,7 +81,7 @@ class Schedule(Component):
         """
 
     def note(self, total_steps: float) -> str | None:
-        """A sentence about options that do not suit a run of this length, though it can be trained; else None."""
+        """Which options do not suit a run of this length, though it can be trained, as a sentence; else None."""
         return None
 
 
@@ -84,8 +99,8 @@ class WarmupSchedule(Schedule):
         if not 0 < total_steps <= self.warmup_steps:
             return None
         return (
-            f"schedule.warmup_steps = {self.warmup_steps:,} is not less than the {total_steps:,} steps of the run: "
-            "the learning rate does not reach its peak"
+            f"warmup_steps = {self.warmup_steps:,} is not less than the {total_steps:,} steps of the run: "
+            f"{'the learning rate' if self.target == 'optimizer.lr' else self.target} does not reach its peak"
         )
 
     @abstractmethod

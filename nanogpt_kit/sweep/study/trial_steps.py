@@ -9,6 +9,7 @@ from typing import Any
 
 from nanogpt_kit.core.errors import KitError
 from nanogpt_kit.core.experiment import Experiment
+from nanogpt_kit.core.kinds import Schedule
 from nanogpt_kit.sweep.space.endpoints import MAX_COMBINATIONS, EndpointCombinations
 from nanogpt_kit.sweep.space.parameters import Parameter, format_value
 from nanogpt_kit.sweep.space.space import Space, is_key_within
@@ -23,14 +24,19 @@ def find_trial_steps(space: Space) -> list[TrialSteps]:
     found: dict[tuple[int, int, int, int], TrialSteps] = {}
     known: dict[tuple[str, int], int] = {}
     for values, experiment in experiments:
-        schedule, steps = experiment.schedule, experiment.total_steps
-        key = (repr(schedule), steps)
+        of_rates, steps = [one for one in experiment.schedules if is_of_rate(one)], experiment.total_steps
+        key = (repr(of_rates), steps)
         if key not in known:
-            known[key] = warmup_length(schedule, steps)
+            known[key] = max((warmup_length(schedule, steps) for schedule in of_rates), default=0)
         every_steps, batch_tokens = experiment.evaluate.every_steps, experiment.train.batch_tokens
         one = TrialSteps(values, steps, known[key], every_steps, batch_tokens)
         found.setdefault((steps, one.warmup_steps, every_steps, batch_tokens), one)
     return list(found.values())
+
+
+def is_of_rate(schedule: Schedule) -> bool:
+    """Whether it drives a learning rate, perhaps of some parameters only."""
+    return schedule.target.startswith("optimizer.") and schedule.target.endswith(".lr")
 
 
 def deciding_endpoints(space: Space) -> Iterator[tuple[dict[str, str], Experiment]]:
