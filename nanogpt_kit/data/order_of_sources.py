@@ -74,19 +74,15 @@ class WindowsOfSources:
         for index, (source, split) in enumerate(self.parts):
             places = np.flatnonzero(sources == index)
             if len(places):
-                yield (
-                    source,
-                    split,
-                    places,
-                    replace(
-                        ctx,
-                        n_tokens=source.n_tokens,
-                        first_window=self.quota.windows_before(index, ctx.first_window),
-                        batch_windows=len(places),
-                        documents=split.document_starts,
-                        tokens=split.tokens,
-                    ),
+                own = replace(
+                    ctx,
+                    n_tokens=source.n_tokens,
+                    first_window=self.quota.windows_before(index, ctx.first_window),
+                    batch_windows=len(places),
+                    documents=split.document_starts,
+                    tokens=split.tokens,
                 )
+                yield source, split, places, own
 
 
 class OrderOfSources(Order):

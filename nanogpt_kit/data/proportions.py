@@ -62,9 +62,6 @@ class Proportions:
         return {name: count / max(1, self.windows[name]) for name, count in self.taken(n_windows).items()}
 
     def described(self, n_windows: int) -> str:
-        """ "75% code in 1.2 passes, 25% notes in 0.4 passes"; without passes where there are no windows."""
-        passes = self.passes(n_windows)
-        return ", ".join(
-            f"{100 * fraction:.4g}% {name}" + f" in {passes[name]:.3g} passes" * (n_windows > 0)
-            for name, fraction in self.fractions.items()
-        )
+        """ "75% code in 1.2 passes, 25% notes in 0.4 passes"."""
+        parts = zip(self.fractions.items(), self.passes(n_windows).values(), strict=True)
+        return ", ".join(f"{100 * fraction:.4g}% {name} in {passes:.3g} passes" for (name, fraction), passes in parts)

@@ -98,7 +98,8 @@ class DatasetConformance(ComponentConformance):
             missing = set(self.component.splits) - set(source.splits)
             assert not missing, f"source {name!r} has no {' and '.join(sorted(missing))}: leave it out of `splits`"
             assert not source.sources, f"source {name!r} has sources itself: name those in its place"
-            assert METRIC_PART.fullmatch(name), f"source {name!r} names a metric: use letters, digits, '.', '_' and '-'"
+            claim = f"source {name!r} cannot end the name of a metric: use letters, digits, '.', '_' and '-'"
+            assert METRIC_PART.fullmatch(name), claim
 
     def test_the_proportions_are_numbers_for_all_sources(self) -> None:
         windows = {name: 7 + index for index, name in enumerate(self.component.sources)}

@@ -115,8 +115,8 @@ def test_a_run_may_pass_as_often_as_allowed_and_not_once_more() -> None:
     assert parts.pass_faults({"text": 30, "python_stdlib": 1000}, windows) == {}
     (found,) = parts.pass_faults({"text": 31, "python_stdlib": 1}, windows).items()
     assert found[0] == "part.0.max_passes"
-    assert "takes 31 windows from 'text', which has 20, so that it passes 1.55 times over it" in found[1]
-    assert "max_passes = 1.5 allows 30" in found[1]
+    assert "takes 31 windows from 'text', which has 20: 1.55 passes" in found[1]
+    assert "max_passes = 1.5 allows 30 windows" in found[1]
 
 
 def test_the_text_of_a_part_that_is_missing_is_reported_at_the_option_of_the_part(tiny: Path) -> None:

@@ -1,7 +1,7 @@
-"""Several datasets in chosen proportions, exact after every window, each of which has tokens of one part.
+"""Several datasets in chosen proportions, which hold after every window; a window has tokens of one part.
 
-Each part can be any dataset of text; or all are datasets of tokens. Validation measures each part alone and all
-together. The proportions are not part of the prepared data, so that others need no new preparation.
+The parts are datasets of text, or all of them datasets of tokens. Validation measures each part alone and all together.
+The proportions are not part of the prepared data, so that changing them requires no new preparation.
 
 Source: Balinski & Young 1975, "The Quota Method of Apportionment", for the order of the parts; Brown et al. 2020,
 arXiv:2005.14165, table 2.2, for weights that are not proportional to size.
@@ -108,11 +108,9 @@ class Mixture(Dataset):
         for index, part in enumerate(self.part):
             n, one_pass = taken[str(part.name)], windows[str(part.name)]
             if part.max_passes is not None and n > part.max_passes * one_pass:
-                allowed = f"max_passes = {part.max_passes:g} allows {int(part.max_passes * one_pass):,}"
-                faults[f"part.{index}.max_passes"] = (
-                    f"the run takes {n:,} windows from {part.name!r}, which has {one_pass:,}, so that it passes "
-                    f"{n / one_pass:.3g} times over it; {allowed}"
-                )
+                taken_text = f"the run takes {n:,} windows from {part.name!r}, which has {one_pass:,}"
+                allowed = f"max_passes = {part.max_passes:g} allows {int(part.max_passes * one_pass):,} windows"
+                faults[f"part.{index}.max_passes"] = f"{taken_text}: {n / one_pass:.3g} passes; {allowed}"
         return faults
 
     @property
