@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import Field, model_validator
 
+from nanogpt_kit.core.array_cache import computed_once
 from nanogpt_kit.core.errors import KitError, option_error
 from nanogpt_kit.core.hooks import hookimpl
 from nanogpt_kit.core.kinds import (
@@ -153,6 +154,7 @@ __all__ = [
     "WarmupSchedule",
     "add_extras",
     "check_mixer_options",
+    "computed_once",
     "content_hash",
     "hookimpl",
     "linear_cross_entropy",

@@ -293,6 +293,7 @@ WORDS = {
     *("schedule/<target>", "step / total_steps", "cooldown.toml", "optimizer.group.0.lr"),
     *("(y, extra)", "aux/<name>", "aux/", "aux/hidden_size", "h.0.mlp/largest_weight", "logged_metrics"),
     *("changed_at_step", "code", "distributions", "yardsticks", '"*"', '""'),  # of provenance.json
+    *("sources", "version_changes"),  # there, too
     *(*Comparison.model_fields, "runs/NAME/KIND/ID/", "noise"),  # of comparison.json
     *(
         *Result.model_fields,

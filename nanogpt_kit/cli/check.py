@@ -63,7 +63,7 @@ def check(
     rates = None if module is None else planned_rates(chosen, module, known or ASSUMED_VOCABULARY)
     if as_json:
         counts = vars(size) if size else {}
-        record = {"multipliers": vars(chosen.init.multipliers(chosen.model)), "peak_learning_rates": rates}
+        record = {"multipliers": vars(chosen.multipliers), "peak_learning_rates": rates}
         options = option_values_record(chosen, space)
         groups = groups_record(chosen, module)
         print_json({"options": options, "model": {"vocab_size": known, **counts}, "init": record, "groups": groups})
@@ -120,7 +120,7 @@ def print_init(chosen: Experiment, rates: Mapping[Role, tuple[float, float]] | N
     from nanogpt_kit.core.kinds import Multipliers
     from nanogpt_kit.nn.parameter_groups import describe_rates
 
-    multipliers = chosen.init.multipliers(chosen.model)
+    multipliers = chosen.multipliers
     if multipliers != Multipliers():
         print_lines(f"multipliers in the forward pass: {multipliers}")
     if text := describe_rates(rates or {}):

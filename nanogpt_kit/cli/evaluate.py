@@ -78,7 +78,7 @@ def evaluate(
         for run in names:
             source = find_model(run, step, weights)
             print_lines(source.described(), err=True)
-            loaded = load_model(source, choose_device("auto"), trust_code, overrides, weights)
+            loaded = load_model(source, choose_device("auto"), trust_code, overrides, weights, ("dataset", "evaluator"))
             print_notes(loaded.experiment.layers.notes)
             if len(names) > 1 and not as_json:
                 click.echo(f"{run}:")

@@ -53,10 +53,15 @@ OVERRIDES = click.argument(
 def load_experiment(path: str, overrides: Sequence[str], trust_code: bool = False, nproc: int = 1) -> Experiment:
     """Loads an experiment for `nproc` processes, and prints its notes on stderr."""
     from nanogpt_kit.core.experiment import Experiment
+    from nanogpt_kit.runs.recorded_experiment import load_made_with, made_with_beside
 
     check_experiment_exists(path)
     with without_garbage_collection():  # components import torch
-        experiment = Experiment.load(path, overrides, trust_code, nproc)
+        made_with = made_with_beside(Path(path))
+        if made_with is None:
+            experiment = Experiment.load(path, overrides, trust_code, nproc)
+        else:
+            experiment = load_made_with(made_with, path, overrides, trust_code, nproc)
     print_notes(experiment.notes)
     return experiment
 

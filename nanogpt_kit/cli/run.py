@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from functools import partial
 from typing import TYPE_CHECKING
 
 import click
@@ -56,6 +57,9 @@ if TYPE_CHECKING:
 @click.option(
     "--nproc", type=click.IntRange(1), help="Processes on this machine; for several machines start it with torchrun."
 )
+@click.option(
+    "--accept-versions", is_flag=True, help="Continue a run with other versions of plugins than it was made with."
+)
 @VERBOSE
 @json_option("Print a JSON object with the state and the metrics of each run; texts go to standard error.")
 @TRUST
@@ -67,6 +71,7 @@ def run(
     into: str | None,
     seeds: int | None,
     nproc: int | None,
+    accept_versions: bool,
     as_json: bool,
     trust_code: bool,
 ) -> None:
@@ -96,7 +101,11 @@ def run(
     if named is None:
         if extend:
             raise KitError(run_reference.extend_remedy(experiment, extend, resume))
-        chosen = load_experiment(experiment, overrides, trust_code, nproc or world_size)
+        continues = resume is not None or into is not None
+        if accept_versions and not continues:
+            raise KitError("--accept-versions is for a run that continues; add --resume or --into, or name the run")
+        load = partial(run_reference.load_to_continue, run=resume, into=into) if continues else load_experiment
+        chosen = load(experiment, overrides, trust_code, nproc or world_size)
     else:
         named.check_alone(resume, into, seeds)
         if extend:
@@ -106,7 +115,7 @@ def run(
         if named.step is None and is_finished(named, chosen, trust_code):
             report_run(RunResult(chosen.name, chosen.train.seed, named.folder, True, True), as_json)
             return
-    launcher = RunLauncher(experiment, overrides, resume, into, nproc or 1, trust_code, as_json)
+    launcher = RunLauncher(experiment, overrides, resume, into, nproc or 1, trust_code, accept_versions, as_json)
     if seeds is None:
         report_run(launcher.train(chosen), as_json)
         return

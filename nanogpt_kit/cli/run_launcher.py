@@ -38,6 +38,7 @@ class RunLauncher:
     into: str | None
     nproc: int
     trust_code: bool
+    accept_versions: bool = False
     as_json: bool = False  # standard output is for the result alone
     follows_seed: bool = False  # a run that differs in its seed came before, and printed what both have in common
     precedes_seed: bool = False  # such a run follows, and will print which command generates more text
@@ -74,7 +75,7 @@ class RunLauncher:
 
         rich.reconfigure(stderr=True)  # progress goes to stderr, generated text to stdout
         into = Path(self.into) if self.into else None
-        folder = session.run(experiment, self.resume, self.trust_code, into, self.follows_seed)
+        folder = session.run(experiment, self.resume, self.trust_code, into, self.follows_seed, self.accept_versions)
         if int(os.environ.get("RANK", "0")):
             return folder
         if folder.samples.exists():
@@ -95,6 +96,7 @@ class RunLauncher:
         studies = ("sweep", "ablate")
         overrides = [one for one in self.overrides if parse_override(one)[0][0] not in studies or "storage" not in one]
         arguments = ["run", self.path, *overrides, *(["--trust-code"] if self.trust_code else [])]
+        arguments += ["--accept-versions"] if self.accept_versions else []
         arguments += ["--verbose"] if is_verbose() else []
         if self.resume is not None:
             arguments += [f"--resume={self.resume}"]

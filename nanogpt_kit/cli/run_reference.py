@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from nanogpt_kit.cli.experiment import load_experiment
+from nanogpt_kit.cli.experiment import load_experiment, print_notes
 from nanogpt_kit.core.errors import KitError
 from nanogpt_kit.core.overrides import parse_override
 from nanogpt_kit.runs.folder import RUN_ID, RunFolder, runs_of_experiment, runs_root
@@ -94,9 +94,49 @@ def newest_unfinished_run(name: str, overrides: Sequence[str], trust_code: bool)
     return NamedRun(newest_unfinished(name, given.get(("train", "seed"))))
 
 
+def load_to_continue(
+    path: str, overrides: Sequence[str], trust_code: bool, n_processes: int, run: str | None, into: str | None
+) -> Experiment:
+    """The experiment of a file, of which a run continues; a fault in it names what the run was made with.
+
+    `run` is the run that is resumed ("": the newest unfinished one), `into` a folder in which one may be.
+    """
+    try:
+        return load_experiment(path, overrides, trust_code, n_processes)
+    except KitError:
+        folder = run_of_file(path, overrides, run, into)
+        if folder is None:
+            raise
+    from nanogpt_kit.runs.recorded_experiment import load_made_with, made_with_of
+
+    experiment = load_made_with(made_with_of(folder), path, overrides, trust_code, n_processes)
+    print_notes(experiment.notes)
+    return experiment
+
+
+def run_of_file(path: str, overrides: Sequence[str], run: str | None, into: str | None) -> RunFolder | None:
+    """The run that continues with the settings of a file; None where none is found, or where the file has no name."""
+    from nanogpt_kit.core.experiment import Experiment
+    from nanogpt_kit.core.experiment_keys import ExperimentKeys
+    from nanogpt_kit.core.layers import Layers
+    from nanogpt_kit.train.resume import find_run_or_checkpoint, newest_unfinished
+
+    if into is not None:
+        return RunFolder(Path(into)) if RunFolder(Path(into)).experiment.exists() else None
+    try:
+        if run:
+            return find_run_or_checkpoint(run)[0]
+        return newest_unfinished(Layers.load(Path(path), overrides, ExperimentKeys(Experiment)).values["name"])
+    except (KitError, KeyError, TypeError):
+        return None
+
+
 def load_own_settings(run: NamedRun, overrides: Sequence[str], trust_code: bool, n_processes: int) -> Experiment:
     """The experiment that the run has recorded, with these overrides, for this number of processes."""
-    experiment = load_experiment(str(run.folder.experiment), overrides, trust_code, n_processes)
+    from nanogpt_kit.runs.recorded_experiment import load_recorded
+
+    experiment = load_recorded(run.folder, overrides, trust_code, step=run.step, n_processes=n_processes)
+    print_notes(experiment.notes)
     from nanogpt_kit.train.context import resolve_run_context
 
     if experiment.parallel.refusal_reason(resolve_run_context(experiment, n_processes)[0]) is None or any(
@@ -122,8 +162,8 @@ def extended_overrides(run: NamedRun, overrides: Sequence[str], steps: int, trus
     """The overrides with those by which the run takes `steps` more steps than it was made for."""
     if any(parse_override(text)[0] in (("train", "steps"), ("train", "max_tokens")) for text in overrides):
         raise KitError("--extend and train.steps both give the number of steps; remove one of them")
-    from nanogpt_kit.core.experiment import Experiment
+    from nanogpt_kit.runs.recorded_experiment import load_recorded
     from nanogpt_kit.train.extension import extension_overrides
 
-    recorded = Experiment.load(run.folder.experiment, trust_code=trust_code)
+    recorded = load_recorded(run.folder, (), trust_code, needs=())
     return (*overrides, *extension_overrides(recorded, steps))

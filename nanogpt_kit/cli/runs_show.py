@@ -149,7 +149,7 @@ def cost_lines(record: Mapping[str, Any]) -> list[tuple[str, Any]]:
 
 def origin_lines(record: Mapping[str, Any]) -> list[tuple[str, Any]]:
     """What provenance.json has, in short; damaged parts are left out."""
-    from nanogpt_kit.runs.recorded_values import packages_text
+    from nanogpt_kit.runs.recorded_values import packages_text, version_changes_text
 
     origin = record["provenance"]
     git, machine, data = (
@@ -166,6 +166,7 @@ def origin_lines(record: Mapping[str, Any]) -> list[tuple[str, Any]]:
         ("in", origin.get("folder")),
         ("code", f"{git['commit']}{changed}" if isinstance(git.get("commit"), str) else None),
         ("packages", packages_text(distributions) if isinstance(distributions, dict) else None),
+        ("plugins changed", version_changes_text(origin)),
         ("machine", ", ".join(str(text) for text in [*hardware, threads] if text)),
         ("data", data.get("folder")),
         *((f"{TAKEN[kind]} of", checkpoint) for kind, checkpoint in record["starts_from"].items()),

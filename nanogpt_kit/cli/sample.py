@@ -106,7 +106,7 @@ def sample(
 
     source = find_model(run, step, weights)
     print_lines(source.described(), err=True)
-    generator = load_model(source, choose_device("auto"), trust_code, overrides, weights)
+    generator = load_model(source, choose_device("auto"), trust_code, overrides, weights, ("sampler",))
     print_notes(generator.experiment.layers.notes)
     options: dict[str, Any] = {"max_new_tokens": max_new_tokens, "stop": stop or None, "logprobs": logprobs}
     texts_per_prompt = num_samples or max(1, generator.experiment.sample.num_samples)

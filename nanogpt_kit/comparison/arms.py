@@ -19,6 +19,7 @@ from nanogpt_kit.core.overrides import COMMAND_LINE
 from nanogpt_kit.core.shipped import find_experiment, path_in_messages
 from nanogpt_kit.core.toml_lines import MalformedToml, parse_toml
 from nanogpt_kit.runs.description import one_line
+from nanogpt_kit.runs.recorded_experiment import load_recorded, warn_of_other_versions
 from nanogpt_kit.runs.resume_command import kit_command
 
 QUOTES = ("'", '"')
@@ -102,7 +103,8 @@ def unknown_argument(argument: str, error: KitError) -> KitError:
 
 def arm_of_group(argument: str, group: RunGroup, trust_code: bool) -> NamedArm:
     """The seed of its experiment is the smallest of the group's seeds, so that further seeds continue from there."""
-    recorded = Experiment.load(group.newest.experiment, (), trust_code)
+    recorded = load_recorded(group.newest, (), trust_code, needs=("evaluator",))  # the others have trained already
+    warn_of_other_versions(recorded)
     experiment = recorded.with_({"train.seed": min(group.seeds)})
     return NamedArm(Arm(argument, experiment, runs=group.runs), f"{argument}: {group.describe()}")
 

@@ -61,6 +61,17 @@ def code_identity(experiment: Experiment) -> str:
     return digest([sorted(parts), local, imports_of_files(experiment), named_files(experiment)])
 
 
+def plugin_sources(experiment: Experiment) -> dict[str, str]:
+    """Of each component from a plugin, by distribution/name: a hash of the source of the package around it."""
+    found = {}
+    for _, part in experiment.parts():
+        entry = experiment.entry_of(part)
+        if entry.identity and not isinstance(entry, LocalEntry):
+            modules = {entry.target.partition(":")[0], type(part).__module__}
+            found[entry.qualified] = digest(sorted(source_identity(module, entry) for module in modules))
+    return found
+
+
 def imports_of_files(experiment: Experiment) -> dict[str, str]:
     """The sources of the local components in use and of what they import, by module; see `class_sources`."""
     classes = {type(part): experiment.entry_of(part) for _, part in experiment.parts()}

@@ -7,6 +7,7 @@ from pathlib import Path
 from nanogpt_kit.core.changes import PYTHON
 from nanogpt_kit.core.errors import Fault, Key, KitError
 from nanogpt_kit.core.layers import Layers
+from nanogpt_kit.core.made_with import RecordedRegistry
 from nanogpt_kit.core.options import Component
 from nanogpt_kit.core.overrides import COMMAND_LINE
 from nanogpt_kit.core.paths import expand_path
@@ -16,9 +17,16 @@ from nanogpt_kit.core.registry import Registry
 def load_registry(layers: Layers, folder: Path, trust_code: bool = False) -> Registry:
     """The installed components and those of the local files, which are executed; `folder` is what they are relative to.
 
+    Where the layers are the experiment of a run, some of its plugins may be missing: see `RecordedRegistry`.
+
     Files that the command line or `Experiment.with_` names are consented to, as all are with `trust_code`. Raises
     KitError.
     """
+    registry = load_files(layers, folder, trust_code)
+    return registry if layers.made_with is None else RecordedRegistry(registry.entries, layers.made_with)
+
+
+def load_files(layers: Layers, folder: Path, trust_code: bool) -> Registry:
     paths = component_paths(layers, folder)
     files = list(paths.values())
     if not files:

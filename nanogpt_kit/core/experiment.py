@@ -24,6 +24,7 @@ from nanogpt_kit.core.kinds import (
     Init,
     Model,
     ModelContext,
+    Multipliers,
     Optimizer,
     Order,
     Parallel,
@@ -34,6 +35,7 @@ from nanogpt_kit.core.kinds import (
 from nanogpt_kit.core.layered_differences import differing_lists, without_lists_of_one
 from nanogpt_kit.core.layered_slots import OneOrList, listed
 from nanogpt_kit.core.layers import DEFAULT, Layers
+from nanogpt_kit.core.made_with import Unresolved
 from nanogpt_kit.core.options import (
     MAY_CHANGE,
     Component,
@@ -153,9 +155,10 @@ class Experiment(Options):
         resume: str | os.PathLike[str] | bool | None = None,
         trust_code: bool = False,
         into: str | os.PathLike[str] | None = None,
+        accept_versions: bool = False,
     ) -> Any:
-        """Trains it, and returns a Run: `nanogpt_kit.run(experiment, resume, trust_code, into)`."""
-        return importlib.import_module("nanogpt_kit").run(self, resume, trust_code, into)
+        """Trains it, and returns a Run: `nanogpt_kit.run(experiment, resume, trust_code, into, accept_versions)`."""
+        return importlib.import_module("nanogpt_kit").run(self, resume, trust_code, into, accept_versions)
 
     @model_validator(mode="after")
     def _check_relations(self) -> Self:
@@ -163,9 +166,11 @@ class Experiment(Options):
         check_keep_every_steps(self.checkpoint)
         check_on_overflow(self.sample, self.model)
         check_max_tokens(self.train)
-        check_multipliers(self.init, self.model)
+        if not isinstance(self.init, Unresolved):
+            check_multipliers(self.init, self.model)
         check_targets(self.schedule, self.targets)
-        check_inner_groups(self.optimizer)
+        if not isinstance(self.optimizer, Unresolved):
+            check_inner_groups(self.optimizer)
         return self
 
     @property
@@ -243,7 +248,15 @@ class Experiment(Options):
 
     def model_context(self, vocab_size: int) -> ModelContext:
         """What the model of a run is built from, with the factors that its init has chosen."""
-        return ModelContext(vocab_size=vocab_size, multipliers=self.init.multipliers(self.model))
+        return ModelContext(vocab_size=vocab_size, multipliers=self.multipliers)
+
+    @property
+    def multipliers(self) -> Multipliers:
+        """The factors that its init has chosen; of a run whose init cannot be used here, those that it has recorded."""
+        recorded = self._layers.made_with.multipliers if self._layers.made_with else None
+        if recorded is not None and isinstance(self.init, Unresolved):
+            return Multipliers(**{name: recorded[name] for name in vars(Multipliers()) if name in recorded})
+        return self.init.multipliers(self.model)
 
     def parts(self) -> list[tuple[Key, Component]]:
         """Every component of the experiment with its key, slots within slots included."""

@@ -78,6 +78,14 @@ class ExperimentKeys(KeyRules):
         except KitError:
             return None
 
+    def is_same_component(self, one: str, other: str) -> bool:
+        if one == other or one.rpartition("/")[2] != other.rpartition("/")[2]:
+            return one == other
+        bare, qualified = sorted((one, other), key=lambda name: "/" in name)
+        entries = Registry.installed().entries
+        kinds = {entry.kind for entry in entries if entry.qualified == qualified}
+        return {entry.qualified for entry in entries if entry.kind in kinds and entry.name == bare} == {qualified}
+
     def option_names(self, key: Key, name: str) -> Sequence[str] | None:
         base = component_of_list(self.root, key)
         if base is None:

@@ -68,7 +68,8 @@ def explain_validation_error(
         if reason not in reasons.setdefault(key, []):
             reasons[key].append(reason)
     reasons |= {key: [reason] for key, reason in path_faults.items()}
-    return [Fault(joined(found), dotted(key), layers.location(key)) for key, found in reasons.items()]
+    faults = [Fault(joined(found), dotted(key), layers.location(key)) for key, found in reasons.items()]
+    return layers.made_with.with_versions(faults, layers.values, registry) if layers.made_with else faults
 
 
 def is_written_otherwise(missing: Key, unknown: Iterable[Key]) -> bool:

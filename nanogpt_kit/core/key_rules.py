@@ -45,6 +45,10 @@ class KeyRules:
         """Whether it is one of a model's layers, as in `is_listed`."""
         return False
 
+    def is_same_component(self, one: str, other: str) -> bool:
+        """Whether two names mean one component, as NAME and DISTRIBUTION/NAME may."""
+        return one == other
+
     def option_names(self, key: Key, name: str) -> Sequence[str] | None:
         """The options of the component `name` of the list at `key`; None where they are not known yet."""
         return None

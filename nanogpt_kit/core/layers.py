@@ -8,7 +8,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from nanogpt_kit.core.errors import Fault, Key, KitError, dotted, printable
 from nanogpt_kit.core.key_rules import KeyRules, addressed_element, is_element_table, name_of_element
@@ -16,6 +16,9 @@ from nanogpt_kit.core.overrides import COMMAND_LINE, parse_override
 from nanogpt_kit.core.replaced_components import is_element, one_component_text, replacement_note
 from nanogpt_kit.core.shipped import find_experiment, path_in_messages
 from nanogpt_kit.core.toml import read_extended_files
+
+if TYPE_CHECKING:  # reading layers needs no kinds of components
+    from nanogpt_kit.core.made_with import MadeWith
 
 DEFAULT = "default"  # the location of a value that no layer has written
 MAX_BITS = 64  # of TOML's integers, by its specification
@@ -33,6 +36,7 @@ class Layers:
         self.notes: list[str] = []
         self.rules = rules or KeyRules()
         self.top = 0  # the height of the highest layer
+        self.made_with: MadeWith | None = None  # of the run whose experiment this is
 
     @classmethod
     def load(cls, path: Path, overrides: Sequence[str] = (), rules: KeyRules | None = None) -> Layers:
@@ -90,7 +94,7 @@ class Layers:
         """A copy that can be changed by itself. It starts without notes, so that none is printed twice."""
         other = Layers(self.rules)
         other.values, other.locations = copy.deepcopy(self.values), dict(self.locations)
-        other.heights, other.top = dict(self.heights), self.top
+        other.heights, other.top, other.made_with = dict(self.heights), self.top, self.made_with
         return other
 
     def drop(self, key: Key, reason: str) -> None:
@@ -140,8 +144,9 @@ class Layers:
             upper, location = {"use": upper}, lambda _: name_location
         if isinstance(upper, dict) and isinstance(lower, dict):
             before, use = lower.get("use"), upper.get("use")
-            if isinstance(before, str) and isinstance(use, str) and before != use:  # a sweep's `use` is a table
-                self._drop_options(lower, use, at, location((*at, "use")))
+            both = isinstance(before, str) and isinstance(use, str)  # a sweep's `use` is a table
+            if both and not self.rules.is_same_component(str(before), str(use)):
+                self._drop_options(lower, str(use), at, location((*at, "use")))
             if at:
                 self._record(at, location(at))
             for key, value in upper.items():

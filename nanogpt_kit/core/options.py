@@ -7,7 +7,7 @@ import hashlib
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Annotated, Any, ClassVar, Self, get_args
+from typing import Annotated, Any, ClassVar, Self, TypeVar, cast, get_args
 
 from pydantic import (
     BaseModel,
@@ -16,6 +16,7 @@ from pydantic import (
     Field,
     GetCoreSchemaHandler,
     GetJsonSchemaHandler,
+    ValidationError,
     ValidationInfo,
 )
 from pydantic.config import JsonDict
@@ -102,6 +103,9 @@ class RunContext:
         return TEST_IS_CLOSED if split == TEST and not self.may_open_test else None
 
 
+Chosen = TypeVar("Chosen", bound="Component")
+
+
 class Component(Options):
     """Options plus behaviour, found by name. A field annotated with the base class of a kind is a slot for one."""
 
@@ -149,10 +153,20 @@ class Component(Options):
         if not isinstance(use, str):
             raise option_error("use", f"should be the name of a component of kind {cls.kind}, got {use!r}")
         try:
-            component = registry.load(cls, use)
-        except KitError as error:
-            raise option_error("use", str(error)) from error
-        return component.model_validate(options, context=info.context)
+            return load_class(cls, registry, use).model_validate(options, context=info.context)
+        except (ValidationError, KitError) as error:
+            other = registry.stand_in(cls, use, options, error)
+            if other is None:
+                raise
+            return cast(Self, other)
+
+
+def load_class(base: type[Chosen], registry: Registry, use: str) -> type[Chosen]:
+    """The class of a component; a KitError becomes that of the option `use`."""
+    try:
+        return registry.load(base, use)
+    except KitError as error:
+        raise option_error("use", str(error)) from error
 
 
 def slot(default: str | tuple[str, ...], **field: Any) -> Any:

@@ -11,7 +11,7 @@ import importlib.util
 import inspect
 import logging
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import redirect_stdout
 from dataclasses import dataclass
 from importlib import metadata
@@ -160,12 +160,19 @@ class Registry:
             raise KitError(f"several distributions offer {kind} {name!r}; choose one: use = {choices}")
         return matches[0]
 
+    def stand_in(self, base: type[HasKind], name: str, options: Mapping[str, Any], error: Exception) -> Any:
+        """What takes the place of a component that cannot be used because of `error`; None: the error is reported."""
+        return None
+
     def load(self, base: type[C], name: str) -> type[C]:
         """The class that `name` means where a component derived from `base` is expected. Raises KitError."""
         return self.find(base.kind, name).load(base)
 
     def entry_of(self, component: type[HasKind]) -> Entry:
         """The entry whose class this is, so that an experiment can be written to a file again."""
+        recorded = getattr(component, "recorded_entry", None)  # of a component that cannot be used here
+        if isinstance(recorded, Entry):
+            return recorded
         for entry in self.of_kind(component.kind):
             module_name, _, attribute = entry.target.partition(":")  # perhaps not where the class was defined
             if getattr(sys.modules.get(module_name), attribute, None) is component:
@@ -174,7 +181,12 @@ class Registry:
         raise KitError(f"{where} is used as {component.kind}, but no installed distribution has an entry point for it")
 
     def name_of(self, component: type[HasKind]) -> str:
-        """The shortest name under which `find` gives this class."""
+        """The name by which a file chooses this class, whatever is installed later: of plugins distribution/name."""
+        entry = self.entry_of(component)
+        return entry.name if entry.distribution in (KIT_DISTRIBUTION, LOCAL) else entry.qualified
+
+    def short_name(self, component: type[HasKind]) -> str:
+        """The shortest name that means this class among what is installed now, to be typed on a command line."""
         entry = self.entry_of(component)
         try:
             return entry.name if self.find(entry.kind, entry.name) == entry else entry.qualified

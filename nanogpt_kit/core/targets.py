@@ -13,7 +13,7 @@ from pydantic_core import InitErrorDetails, PydanticCustomError
 from nanogpt_kit.core.errors import Key, did_you_mean
 from nanogpt_kit.core.kinds import Model, Optimizer, Schedule
 from nanogpt_kit.core.option_schema import JsonSchema, option_schemas
-from nanogpt_kit.core.options import Options
+from nanogpt_kit.core.options import Component, Options
 from nanogpt_kit.core.sections import Train
 
 LEARNING_RATE = "optimizer.lr"
@@ -38,8 +38,10 @@ def targets_of(optimizer: Optimizer, train: Train, model: Model) -> dict[str, Ta
     return {**optimizer_targets(optimizer), GRAD_CLIP: Target(train.grad_clip)}
 
 
-def optimizer_targets(optimizer: Optimizer) -> dict[str, Target]:
+def optimizer_targets(optimizer: Component) -> dict[str, Target]:
     """`optimizer.lr`, of an optimizer within it `optimizer.others.lr`, of its groups `optimizer.group.0.lr`."""
+    if not isinstance(optimizer, Optimizer):  # a run may be read whose optimizer is not installed
+        return {}
     found = dict(number_options(optimizer, "optimizer"))
     by_option = {key.removeprefix("optimizer."): target for key, target in found.items()}
     for prefix, inner in inner_optimizers(optimizer, "optimizer"):
@@ -91,6 +93,8 @@ def check_targets(schedule: Schedule | tuple[Schedule, ...], targets: Mapping[st
     keys: list[Key] = [("schedule", index) for index in range(len(schedule))] if isinstance(schedule, tuple) else []
     for key, one in zip(keys or [("schedule",)], schedule if isinstance(schedule, tuple) else (schedule,), strict=True):
         written = ".".join(map(str, key))
+        if not isinstance(one, Schedule) or (is_of_optimizer(one.target) and not any(map(is_of_optimizer, targets))):
+            continue  # it, or the optimizer, is not installed
         if one.target not in targets:
             reason = f"{one.target!r} is not an option that a schedule can change{nearest_target(one.target, targets)}"
             details.append(target_error(key, reason))
@@ -102,11 +106,19 @@ def check_targets(schedule: Schedule | tuple[Schedule, ...], targets: Mapping[st
         raise ValidationError.from_exception_data("schedule", details)
 
 
+def is_of_optimizer(target: str) -> bool:
+    return target.startswith("optimizer.")
+
+
 def zero_note(target: str, targets: Mapping[str, Target]) -> str | None:
     """That a schedule has no effect, since what it multiplies is 0, as a sentence; None where it has one."""
     name = target.rpartition(".")[2]
     of_groups = (one.value for key, one in targets.items() if key.startswith("optimizer.group.") and key.endswith(name))
-    return None if targets[target].value or any(of_groups) else f"{target} is 0, which no multiplier changes"
+    return (
+        None
+        if target not in targets or targets[target].value or any(of_groups)
+        else f"{target} is 0, which no multiplier changes"
+    )
 
 
 def nearest_target(target: str, targets: Mapping[str, Any]) -> str:

@@ -12,7 +12,8 @@ from torch import Tensor
 
 from nanogpt_kit.core.errors import RunFailed
 from nanogpt_kit.core.integers import ceil_div
-from nanogpt_kit.core.kinds import Order, OrderContext
+from nanogpt_kit.core.kinds import Order, OrderContext, PackedOrder
+from nanogpt_kit.data.packed import assemble, packed_windows, select_windows
 from nanogpt_kit.data.split import Split
 from nanogpt_kit.nn.loss import IGNORED
 
@@ -101,6 +102,8 @@ class Batches:
 
     def at_steps(self, steps: Sequence[int]) -> list[Batch]:
         """The batches of several steps, made together with as few numpy and torch calls as one batch takes."""
+        if isinstance(self.order, PackedOrder):
+            return [self.packed_at(self.order, step) for step in steps]
         starts = np.stack([self.starts(step).copy() for step in steps])  # (S, all ranks' W)
         rank_starts = np.array_split(starts, self.world_size, axis=1)
         mine, largest = rank_starts[self.rank], rank_starts[0].shape[1]
@@ -115,14 +118,35 @@ class Batches:
             for step_starts, (ids, targets, segments) in zip(mine, parts, strict=True)
         ]
 
+    def packed_at(self, order: PackedOrder, step: int) -> Batch:
+        """The batch of a step whose windows are made of pieces; those that fill up a rank's part have none."""
+        ctx = self.context(step)
+        packed = packed_windows(order, step, ctx)
+        size, remainder = divmod(ctx.batch_windows, self.world_size)
+        first = self.rank * size + min(self.rank, remainder)
+        count, largest = size + (self.rank < remainder), size + (remainder > 0)
+        mine = select_windows(packed, first, first + count)
+        ids, targets, segments = map(torch.from_numpy, assemble(self.split, mine, largest, ctx.block_size))
+        starts = mine.starts[mine.rows.searchsorted(np.arange(count))]
+        left_out = largest - count if self.leave_out_fill else 0
+        all_tokens = int(packed.lengths.sum())
+        batch = Batch(ids, targets, starts, all_tokens, segments if self.with_segments else None, left_out)
+        return batch.pinned() if self.pin else batch
+
+    def context(self, step: int) -> OrderContext:
+        return replace(self.ctx, first_window=step * self.ctx.batch_windows)
+
     def starts(self, step: int) -> np.ndarray:
         """(W,) the first token of each window, of all ranks. Raises RunFailed where one is outside the split."""
-        starts = self.order.starts(step, replace(self.ctx, first_window=step * self.ctx.batch_windows))
-        last = self.ctx.n_tokens - self.ctx.block_size - 1
-        if starts.shape != (self.ctx.batch_windows,) or starts.min() < 0 or starts.max() > last:
-            expected = f"expected {self.ctx.batch_windows} starts from 0 to {last}"
+        ctx = self.context(step)
+        starts = self.order.starts(step, ctx)
+        if isinstance(self.order, PackedOrder):
+            return starts
+        last = ctx.n_tokens - ctx.block_size - 1
+        if starts.shape != (ctx.batch_windows,) or starts.min() < 0 or starts.max() > last:
+            expected = f"expected {ctx.batch_windows} starts from 0 to {last}"
             raise RunFailed(f"order {type(self.order).__name__} returned starts {starts} for step {step}; {expected}")
-        return self.split.move_to_documents(starts, self.ctx.block_size) if self.order.at_documents else starts
+        return self.split.move_to_documents(starts, ctx.block_size) if self.order.at_documents else starts
 
 
 class Prefetcher:

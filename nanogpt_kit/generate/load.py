@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 from torch import Tensor
@@ -11,7 +11,7 @@ from torch import Tensor
 from nanogpt_kit.checkpoint import store
 from nanogpt_kit.checkpoint.damaged import damage_as_kit_error, named_tensors
 from nanogpt_kit.checkpoint.fit import load_matching_weights
-from nanogpt_kit.checkpoint.manifest import TOKENIZER, TRAINING
+from nanogpt_kit.checkpoint.manifest import TOKENIZER, TRAINING, step_of
 from nanogpt_kit.core.errors import KitError, did_you_mean
 from nanogpt_kit.core.experiment import Experiment
 from nanogpt_kit.core.kinds import Encoder
@@ -22,6 +22,7 @@ from nanogpt_kit.generate.source import ModelSource, find_model
 from nanogpt_kit.interop.source import Source, experiment_of_import, fit_token_weights, read_source
 from nanogpt_kit.interop.source_tokenizer import encoder_of_import
 from nanogpt_kit.nn.uninitialized import build_uninitialized
+from nanogpt_kit.runs.recorded_experiment import explained_by, load_recorded, warn_of_other_versions
 
 
 def load_run(
@@ -48,19 +49,25 @@ def load_model(
     trust_code: bool = False,
     overrides: Sequence[str] = (),
     weights: str | None = None,
+    needs: Collection[str] = (),
 ) -> TextGenerator:
-    """The model of a source; the other arguments are those of `load_run`."""
+    """The model of a source; the other arguments are those of `load_run`.
+
+    `needs` are the kinds of components that its use needs besides model and tokenizer: plugins that only others are
+    from may be missing.
+    """
     if source.format is not None:
         return load_exported_model(read_source(source.path, source.format), device, trust_code, overrides)
     assert source.run is not None, "a model is in a format, or of a run"
     checkpoint = source.path
-    experiment = Experiment.load(source.run.folder.experiment, overrides, trust_code)
-    encoder = encoder_of_checkpoint(checkpoint / TOKENIZER, experiment)
-    model = build_uninitialized(experiment.model, experiment.model_context(encoder.vocab_size))
-    if weights is None:
-        store.load_weights(checkpoint, model)
-    else:
-        load_matching_weights(model, callback_weights(weights, checkpoint), str(checkpoint))
+    experiment = load_recorded(source.run.folder, overrides, trust_code, needs=needs, step=step_of(checkpoint))
+    with explained_by(warn_of_other_versions(experiment, {"init", *needs})):
+        encoder = encoder_of_checkpoint(checkpoint / TOKENIZER, experiment)
+        model = build_uninitialized(experiment.model, experiment.model_context(encoder.vocab_size))
+        if weights is None:
+            store.load_weights(checkpoint, model)
+        else:
+            load_matching_weights(model, callback_weights(weights, checkpoint), str(checkpoint))
     return TextGenerator(experiment, model.to(device).eval(), encoder, device)
 
 

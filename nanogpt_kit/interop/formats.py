@@ -138,7 +138,7 @@ def load_formats(entries: Iterable[Entry]) -> list[NamedFormat]:
     for entry in entries:
         try:
             component = entry.load(Format)
-            found.append(NamedFormat(Registry.installed().name_of(component), component()))
+            found.append(NamedFormat(Registry.installed().short_name(component), component()))
         except KitError as error:
             logger.warning("skipped: %s", error)
         except ValidationError as error:  # detection has the default options

@@ -18,9 +18,11 @@ from nanogpt_kit.core.experiment import Experiment
 from nanogpt_kit.core.experiment_keys import ExperimentKeys
 from nanogpt_kit.core.kinds import ImportedModel
 from nanogpt_kit.core.layers import Layers
+from nanogpt_kit.core.made_with import MadeWith
 from nanogpt_kit.core.overrides import COMMAND_LINE
 from nanogpt_kit.interop.formats import NamedFormat
 from nanogpt_kit.nn.uninitialized import build_on_meta
+from nanogpt_kit.runs.recorded_experiment import load_made_with
 
 FLOAT_TYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)  # fewer bits need scales
 
@@ -78,7 +80,7 @@ def experiment_of_import(source: Source, overrides: Sequence[str], trust_code: b
         if any(re.match(r"tokenizer\b", text) for text in overrides):
             reason = f"the model of {source.path} has its own tokenizer, so none can be given"
             raise KitError(Fault(reason, "tokenizer", COMMAND_LINE))
-        return Experiment.load(tables, overrides, trust_code)
+        return load_made_with(MadeWith(), tables, overrides, trust_code)
     layers = Layers(ExperimentKeys(Experiment))
     values: dict[str, Any] = {
         "name": default_experiment_name(source.path),

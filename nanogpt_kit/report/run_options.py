@@ -21,7 +21,7 @@ from nanogpt_kit.core.options import Component, Options, option_classes
 from nanogpt_kit.core.registry import Registry
 from nanogpt_kit.core.shipped import shipped_experiments
 from nanogpt_kit.runs.indexed_run import IndexedRun
-from nanogpt_kit.runs.recorded_values import MAX_TOML_BYTES, flat_options
+from nanogpt_kit.runs.recorded_values import MAX_TOML_BYTES, bare_name, flat_options
 from nanogpt_kit.runs.secrets import hide_in_text
 from nanogpt_kit.system.reading import read_text
 
@@ -92,7 +92,7 @@ def defaults_below(options: type[Options], values: Mapping[str, Any], before: st
 def defaults_of_list(kind: type[Component], values: list[Any], key: str, default: Any) -> Iterator[tuple[str, Any]]:
     """Of the list itself and of the options of its components, with the keys of `flat_options`."""
     items = [item for item in values if isinstance(item, dict)]
-    uses = [item.get("use", index) for index, item in enumerate(items)]
+    uses = [bare_name(item.get("use", index)) for index, item in enumerate(items)]
     if default is not NO_DEFAULT:
         yield key, default
     for index, item in enumerate(items):

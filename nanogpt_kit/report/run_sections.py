@@ -12,7 +12,7 @@ from nanogpt_kit.report.run_options import NOT_A_CHOICE, option_text
 from nanogpt_kit.runs.differences import HASH_LENGTH, data_of_origin
 from nanogpt_kit.runs.folder import PROVENANCE
 from nanogpt_kit.runs.indexed_run import IndexedRun
-from nanogpt_kit.runs.recorded_values import packages_text, read_object, text_of, texts_of
+from nanogpt_kit.runs.recorded_values import packages_text, read_object, text_of, texts_of, version_changes_text
 from nanogpt_kit.runs.samples import BETWEEN, HEADER, read_samples
 from nanogpt_kit.runs.secrets import hide_in_text
 
@@ -128,6 +128,7 @@ def provenance_of(run: IndexedRun) -> dict[str, str]:
         ("machine", machine_text(object_of(origin, "machine"))),
         ("computed in", computation_text(object_of(origin, "machine"))),
         ("changed during the run", changed_text(run)),
+        ("plugins changed", version_changes_text(origin)),
         *((TAKEN[kind], path) for kind, path in run.starts.items()),
         ("imported from", texts_of(origin.get("imported")).get("source")),
         ("data", data_text(origin)),

@@ -14,6 +14,7 @@ from typing import Any
 
 from nanogpt_kit.core.errors import KitError
 from nanogpt_kit.runs.indexed_run import FIELDS, IndexedRun
+from nanogpt_kit.runs.recorded_values import bare_name
 
 FILTER = re.compile(r"(?P<key>[^<>=!]+)(?P<operator><=|>=|!=|==|=|<|>)(?P<value>.*)", re.DOTALL)
 ORDER: dict[str, Callable[[Any, Any], bool]] = {"<": lt, "<=": le, ">": gt, ">=": ge}
@@ -33,6 +34,8 @@ class Filter:
             return False
         if self.operator in ORDER:
             return self.is_ordered(value)
+        if "/" not in self.text and names_components(run, self.key):
+            value = [bare_name(one) for one in value] if isinstance(value, list) else bare_name(value)
         return self.is_equal(value) == (self.operator == "=")
 
     def is_ordered(self, value: Any) -> bool:
@@ -64,6 +67,12 @@ class PlaceFilter:
     def matches(self, run: IndexedRun) -> bool:
         place = f"{run.value(self.key)}/"
         return place.startswith(f"{self.path}/") or fnmatchcase(place, f"{self.path}/*")
+
+
+def names_components(run: IndexedRun, key: str) -> bool:
+    """Whether the value of a key is the name of a component, or a list of names: of a plugin distribution/name."""
+    has_list = isinstance(run.options.get(key), list) and ("." not in key or key.startswith("model."))
+    return has_list or key.endswith(".use") or f"{key}.use" in run.options
 
 
 def key_of(text: str, runs: Sequence[IndexedRun]) -> str:

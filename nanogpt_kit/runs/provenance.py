@@ -12,7 +12,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
-from nanogpt_kit.core.code_identity import code_identity
+from nanogpt_kit.core.code_identity import code_identity, plugin_sources
+from nanogpt_kit.core.errors import dotted
 from nanogpt_kit.core.options import digest
 from nanogpt_kit.runs.record import AnyText, NamesRecord, RecordPart
 from nanogpt_kit.runs.secrets import hide_in_command, hide_in_patch
@@ -97,6 +98,16 @@ class Imported(RecordPart):
     files: dict[AnyText, str]  # SHA-256 by file name
 
 
+class VersionChange(RecordPart):
+    """A plugin of which a resumed run continued with another version, or with other code of the same version."""
+
+    step: int  # that it continued from
+    distribution: str
+    before: str
+    after: str
+    sources: dict[str, str]  # of its components before, as `Provenance.sources` has them
+
+
 class Provenance(NamesRecord):
     """The origin of a run."""
 
@@ -112,7 +123,10 @@ class Provenance(NamesRecord):
     yardsticks: dict[str, str] = {}  # by metric: what measured it, see data/yardsticks.py; empty: imported
     changed_at_step: int | None = None  # of the last resumption in which one of these three was another one than before
     components: dict[str, str]  # distribution/name by key
-    distributions: dict[str, str]  # version by distribution
+    distributions: dict[str, str]  # version by distribution; of plugins those that the run continues with
+    sources: dict[str, str] = {}  # of components from plugins, by distribution/name: hash of the package's source
+    version_changes: list[VersionChange] = []  # in the order of their steps
+    multipliers: dict[str, float] = {}  # that its init has chosen; those that are 1 are left out
     git: GitState | None = None
     data: TrainingData | None = None  # None: imported
     machine: Machine
@@ -139,6 +153,19 @@ class Provenance(NamesRecord):
         """
         return find_yardstick(self.yardsticks, metric)
 
+    def versions_at(self, step: int | None = None) -> dict[str, str]:
+        """The version of each distribution that the checkpoint of a step was made with; None: of the newest."""
+        later = reversed([change for change in self.version_changes if step is not None and change.step >= step])
+        return self.distributions | {change.distribution: change.before for change in later}
+
+    def sources_at(self, step: int | None = None) -> dict[str, str]:
+        """As `versions_at`, the sources of components."""
+        sources = dict(self.sources)
+        for change in reversed(self.version_changes):
+            if step is not None and change.step >= step:
+                sources |= change.sources
+        return sources
+
     def recorded_path(self, text: str) -> Path:
         """A path of this record, which may be relative to the folder that the run was started in."""
         here = Path(text)
@@ -151,8 +178,6 @@ def collect_provenance(experiment: Experiment, machine: Machine, **origin: Any) 
     `origin` are fields of Provenance that only the caller knows.
     """
     git, patch = code_state(Path.cwd(), source_paths(experiment))
-    entries = {experiment.entry_of(part) for _, part in experiment.parts()}
-    versions = {entry.distribution: entry.version for entry in sorted(entries, key=lambda entry: entry.distribution)}
     record = Provenance(
         command=hide_in_command(sys.argv),
         folder=str(Path.cwd()),
@@ -161,13 +186,26 @@ def collect_provenance(experiment: Experiment, machine: Machine, **origin: Any) 
         fingerprint=experiment.fingerprint(),
         configuration=experiment.configuration(),
         code=code_identity(experiment),
-        components={".".join(map(str, key)): experiment.entry_of(part).qualified for key, part in experiment.parts()},
-        distributions={**versions, **{name: metadata.version(name) for name in LIBRARIES}},
+        distributions={**component_versions(experiment), **{name: metadata.version(name) for name in LIBRARIES}},
+        components=component_names(experiment),
+        sources=plugin_sources(experiment),
+        multipliers={name: value for name, value in vars(experiment.multipliers).items() if value != 1},
         git=git,
         machine=machine,
         **origin,
     )
     return record, hide_in_patch(patch)
+
+
+def component_names(experiment: Experiment) -> dict[str, str]:
+    """The component of each slot, as distribution/name by key."""
+    return {dotted(key): experiment.entry_of(part).qualified for key, part in experiment.parts()}
+
+
+def component_versions(experiment: Experiment) -> dict[str, str]:
+    """The version of each distribution that a component is from."""
+    entries = {experiment.entry_of(part) for _, part in experiment.parts()}
+    return {entry.distribution: entry.version for entry in sorted(entries, key=lambda entry: entry.distribution)}
 
 
 def find_yardstick(yardsticks: Mapping[str, str], metric: str) -> str:

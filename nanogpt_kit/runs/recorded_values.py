@@ -42,15 +42,20 @@ def flat_items(values: Mapping[str, Any], before: str) -> Iterator[tuple[str, An
         if isinstance(value, dict):
             yield from flat_items(value, f"{key}.")
         elif isinstance(value, list) and value and all(isinstance(item, dict) for item in value):
-            uses = [item.get("use", index) for index, item in enumerate(value)]
+            uses = [bare_name(item.get("use", index)) for index, item in enumerate(value)]
             if any("use" in item for item in value):
-                yield key, json_value(uses)
+                yield key, json_value([item.get("use", index) for index, item in enumerate(value)])
             for index, item in enumerate(value):
                 part = uses[index] if not before and uses.index(uses[index]) == index else index
                 options = {name: option for name, option in item.items() if name != "use"}
                 yield from flat_items(options, f"{key}.{part}.")
         else:
             yield key, json_value(value)
+
+
+def bare_name(use: Any) -> Any:
+    """The name of a component without the distribution that a file names with it."""
+    return use.rpartition("/")[2] if isinstance(use, str) else use
 
 
 def json_value(value: Any) -> Any:
@@ -136,6 +141,19 @@ def starts_of(origin: Mapping[str, Any]) -> dict[str, str]:
         if checkpoint and "\0" not in checkpoint:
             found[key] = os.path.join(text_of(origin, "folder") or "", checkpoint)
     return found
+
+
+def version_changes_text(origin: Mapping[str, Any]) -> str:
+    """The plugins of which a run continued with another version: "ngk-attn 0.3.0 in place of 0.1.0 from step 40"."""
+    changes = origin.get("version_changes")
+    texts = []
+    for change in changes if isinstance(changes, list) else ():
+        names = texts_of(change)
+        if isinstance(change, dict) and names.keys() >= {"distribution", "before", "after"}:
+            what = f"in place of {names['before']}" if names["before"] != names["after"] else "with other code"
+            step = f" from step {change['step']:,}" if type(change.get("step")) is int else ""
+            texts.append(f"{names['distribution']} {names['after']} {what}{step}")
+    return ", ".join(texts)
 
 
 def packages_text(versions: Mapping[str, Any]) -> str:

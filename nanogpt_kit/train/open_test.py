@@ -16,6 +16,7 @@ from nanogpt_kit.data.yardsticks import compute_yardsticks
 from nanogpt_kit.generate.load import load_run
 from nanogpt_kit.runs.folder import RunFolder
 from nanogpt_kit.runs.opened_test import OpenedTest, add_opened_test, read_opened_tests
+from nanogpt_kit.runs.recorded_experiment import load_recorded
 from nanogpt_kit.train.evaluation import evaluate_trained_model, evaluation_data
 from nanogpt_kit.train.precision import choose_device
 
@@ -33,7 +34,7 @@ def measure_test_split(folder: RunFolder, trust_code: bool = False) -> OpenedTes
     for opened in read_opened_tests(folder):
         if (opened.step, opened.weights) == (manifest.step, manifest.weights_hash):
             return opened
-    experiment = Experiment.load(folder.experiment, trust_code=trust_code)
+    experiment = load_recorded(folder, (), trust_code, needs=("dataset", "evaluator", "callback"))
     used = evaluated_callback(experiment, store.load_training(checkpoint).get("callbacks", {}))
     generator = load_run(folder, choose_device("auto"), trust_code, weights=used or None, step=manifest.step)
     tested = experiment.with_(evaluator=evaluators_of_test(experiment))

@@ -13,15 +13,18 @@ from nanogpt_kit.checkpoint.manifest import step_of
 from nanogpt_kit.core.errors import Busy, Fault, KitError, dotted
 from nanogpt_kit.core.experiment import Experiment
 from nanogpt_kit.core.layers import Layers
+from nanogpt_kit.core.made_with import Unresolved
 from nanogpt_kit.core.options import changeable_options, leaves
 from nanogpt_kit.core.override_text import override_text
 from nanogpt_kit.core.sections import Train
 from nanogpt_kit.runs import folder as runs
 from nanogpt_kit.runs.find import find_run
 from nanogpt_kit.runs.folder import RunFolder
+from nanogpt_kit.runs.recorded_experiment import load_recorded, made_with_of
 from nanogpt_kit.runs.resume_command import new_run_command, resume_command
 from nanogpt_kit.runs.status import Status
 from nanogpt_kit.system.writing import write_atomically
+from nanogpt_kit.train.accepted_versions import check_versions
 from nanogpt_kit.train.branch import BranchPoint
 from nanogpt_kit.train.extension import (
     MoreTraining,
@@ -53,12 +56,14 @@ class RunToResume:
         return str(self.folder) if self.step is None else f"{self.folder}@{self.step}"
 
 
-def load_run_to_resume(requested: Experiment, name: str, trust_code: bool) -> RunToResume:
+def load_run_to_resume(
+    requested: Experiment, name: str, trust_code: bool, accept_versions: bool = False
+) -> RunToResume:
     """The run to resume, and its experiment, with the options that may change taken from `requested`.
 
     `name` is a run, which may have finished with fewer steps than `requested` has, or RUN@STEP; "" is the newest
-    unfinished run of the experiment. Raises KitError where there is none, where it is done, or where an option that
-    decides the training has changed.
+    unfinished run of the experiment. Raises KitError where there is none, where it is done, where an option that
+    decides the training has changed, or, unless `accept_versions`, where a plugin has another version than the run.
     """
     folder, step = (
         find_run_or_checkpoint(name) if name else (newest_unfinished(requested.name, requested.train.seed), None)
@@ -95,7 +100,10 @@ def load_run_to_resume(requested: Experiment, name: str, trust_code: bool) -> Ru
         layers.values["train"].pop(key, None)
         if value is not None:
             layers.values["train"][key] = value
-    return RunToResume(Experiment.of(layers, folder.path, trust_code), folder, step)
+    layers.made_with = made_with_of(folder, step=step)  # all that continues is needed
+    experiment = Experiment.of(layers, folder.path, trust_code)
+    check_versions(experiment, accept_versions)
+    return RunToResume(experiment, folder, step)
 
 
 def find_run_or_checkpoint(name: str) -> tuple[RunFolder, int | None]:
@@ -126,7 +134,7 @@ def has_done_run(folder: RunFolder, requested: Experiment, trust_code: bool = Fa
 
 def load_recorded_experiment(folder: RunFolder, trust_code: bool) -> tuple[Experiment, Layers]:
     """The experiment that a run has recorded. Raises KitError where it contains code that was never run here."""
-    experiment = Experiment.load(folder.experiment, trust_code=trust_code)
+    experiment = load_recorded(folder, (), trust_code, needs=())  # what continues is resolved once it is known
     return experiment, experiment.layers.copy()
 
 
@@ -174,6 +182,7 @@ def check_differences(folder: RunFolder, before: Experiment, requested: Experime
     With a step, only the steps up to it have to be the same.
     """
     faults, changed, other_options = [], [], []
+    missing = {f"{dotted(key)}.use": part.reason for key, part in before.parts() if isinstance(part, Unresolved)}
     changeable_train = {f"train.{option}" for option in changeable_options(Train)}
     for key, (then, now) in before.differences(requested).items():
         section = key.partition(".")[0]
@@ -182,7 +191,7 @@ def check_differences(folder: RunFolder, before: Experiment, requested: Experime
         elif section in changeable_options(Experiment) or key in changeable_train:
             continue
         else:
-            reason = "this cannot change when a run is resumed"
+            reason = missing.get(key) or "this cannot change when a run is resumed"
             other_options.append(key)
         if reason:
             parts = tuple(int(part) if part.isdecimal() else part for part in key.split("."))

@@ -18,6 +18,7 @@ from nanogpt_kit.generate.load import load_run
 from nanogpt_kit.runs.find import find_run
 from nanogpt_kit.runs.folder import RunFolder, relative_to_cwd
 from nanogpt_kit.runs.metrics_table import columns_of, metrics_table
+from nanogpt_kit.runs.recorded_experiment import load_recorded
 from nanogpt_kit.train import session
 from nanogpt_kit.train.evaluation import evaluate_trained_model
 from nanogpt_kit.train.precision import usable_device
@@ -30,17 +31,22 @@ def run(
     resume: str | os.PathLike[str] | bool | None = None,
     trust_code: bool = False,
     into: str | os.PathLike[str] | None = None,
+    accept_versions: bool = False,
 ) -> Run:
     """Trains an experiment in a new folder, or resumes a run of it that is not done.
 
     `resume` names the run; True is the newest unfinished one. `into` is the run's folder, whether it exists yet or not.
+    `accept_versions` continues a run also where another version of one of its plugins is installed than it was made
+    with.
     Started by torchrun, each process is one rank of the run. Raises KitError before anything is written (Busy where
     another process uses the run), RunFailed where the run itself fails, KeyboardInterrupt where it was asked to stop.
     """
     if not isinstance(experiment, Experiment):
         raise KitError(f"expected an experiment, as in run(Experiment.load('quickstart')), got {experiment!r}")
     name = "" if resume is True else None if resume is None or resume is False else os.fspath(resume)
-    folder = session.run(experiment, name, trust_code, None if into is None else Path(into))
+    folder = session.run(
+        experiment, name, trust_code, None if into is None else Path(into), accept_versions=accept_versions
+    )
     return Run(folder, trust_code=trust_code)
 
 
@@ -79,7 +85,7 @@ class Run(os.PathLike[str]):
     @property
     def experiment(self) -> Experiment:
         """As the run has recorded it, every option included."""
-        return Experiment.load(self.folder.experiment, trust_code=self.trust_code)
+        return load_recorded(self.folder, trust_code=self.trust_code, needs=())
 
     def metrics(self) -> Any:
         """A pandas DataFrame with one row a step, or, where pandas is not installed, a list of dicts.

@@ -41,12 +41,14 @@ def run(
     trust_code: bool = False,
     into: str | os.PathLike[str] | None = None,
     brief: bool = False,
+    accept_versions: bool = False,
 ) -> RunFolder:
     """Trains an experiment in a new folder, or resumes a run of it that is not done.
 
     `resume` names the run; "" is the newest unfinished one; with RUN@STEP a new run begins from that checkpoint. `into`
     is the run's folder, whether it exists yet or not. With `brief`, the summary has only the folder and the start, as
-    after a run that differs in its seed. Started by torchrun, each process is one rank of the run. Raises KitError
+    after a run that differs in its seed. With `accept_versions` a run continues also where a plugin has another version
+    than it was made with. Started by torchrun, each process is one rank of the run. Raises KitError
     before anything is written (Busy where another process uses the run), RunFailed where the run itself fails,
     KeyboardInterrupt where it was asked to stop; status.json has the outcome, too. The notes of an exception say what
     is saved and which command continues.
@@ -59,7 +61,7 @@ def run(
         logging.getLogger("nanogpt_kit").setLevel(logging.WARNING)  # rank 0 logs for all
     with ExitStack() as stack:
         placement = Placement.join(stack, experiment, world)
-        found = run_to_resume(experiment, resume, trust_code, world)
+        found = run_to_resume(experiment, resume, trust_code, world, accept_versions)
         experiment, resumed = (found.experiment, found.folder) if found else (experiment, None)
         runs.check_runs_writable(experiment.name)
         setup, weights = set_up(stack, experiment, placement, resumed, trust_code)
@@ -81,7 +83,9 @@ def resumable_run_in(folder: Path) -> str | None:
     return str(folder) if RunFolder(folder).experiment.exists() else None
 
 
-def run_to_resume(experiment: Experiment, resume: str | None, trust_code: bool, world: World) -> RunToResume | None:
+def run_to_resume(
+    experiment: Experiment, resume: str | None, trust_code: bool, world: World, accept_versions: bool = False
+) -> RunToResume | None:
     """The run to resume; None where a new run begins. All ranks resume the run that rank 0 finds."""
     if resume is None or is_branch(resume):  # rank 0 decides: the process of a node that came back counts no restarts
         started = run_of_this_torchrun(experiment) if world.rank == 0 else None
@@ -92,8 +96,8 @@ def run_to_resume(experiment: Experiment, resume: str | None, trust_code: bool, 
     if resume is None:
         return None
     if world.rank != 0:
-        return load_run_to_resume(experiment, str(world.broadcast(None)), trust_code)
-    found = load_run_to_resume(experiment, resume, trust_code)
+        return load_run_to_resume(experiment, str(world.broadcast(None)), trust_code, accept_versions)
+    found = load_run_to_resume(experiment, resume, trust_code, accept_versions)
     world.broadcast(str(found))
     return found
 

@@ -80,6 +80,7 @@ class Setup:
             seed=experiment.train.seed,
             documents=split.document_starts,
             tokens=split.tokens,
+            has_eot=split.has_eot,
         )
         return Batches(
             split,

@@ -31,6 +31,7 @@ from nanogpt_kit.nn.uninitialized import build_on_meta, build_uninitialized
 from nanogpt_kit.runs.find import PUBLISHED_MODELS, FoundRun, find_run
 from nanogpt_kit.runs.folder import RunFolder
 from nanogpt_kit.runs.provenance import InitFrom
+from nanogpt_kit.runs.recorded_experiment import explained_by, load_recorded, warn_of_other_versions
 from nanogpt_kit.train.other_loss import with_loss_weights, without_other_loss
 from nanogpt_kit.train.starting_tokens import describe_other_tokens, other_tokens_error, token_semantics
 
@@ -72,11 +73,13 @@ class WarmStart:
     @classmethod
     def read(cls, experiment: Experiment, checkpoint: Path, trust_code: bool) -> WarmStart:
         """The weights of a checkpoint, for the model of `experiment`. Raises KitError where they do not fit."""
-        before = Experiment.load(checkpoint.parents[1] / "experiment.toml", trust_code=trust_code)
+        before = load_recorded(RunFolder(checkpoint.parents[1]), (), trust_code, needs=(), step=step_of(checkpoint))
+        versions = warn_of_other_versions(before, ("init",))
         differences = model_differences(experiment, before)
         tokenizer = read_tokenizer_record(checkpoint / TOKENIZER)
         vocab_size = tokenizer.vocab_size
-        weights = cropped_weights(checkpoint, before, vocab_size, experiment.model.block_size)
+        with explained_by(versions):
+            weights = cropped_weights(checkpoint, before, vocab_size, experiment.model.block_size)
         shapes = build_on_meta(experiment.model, vocab_size)
         weights = without_other_loss(weights, experiment, before, shapes, checkpoint)
         if shapes is not None:
@@ -204,7 +207,7 @@ def same_options_remedy(differences: Mapping[str, tuple[Any, Any]]) -> str:
 
 def check_same_multipliers(experiment: Experiment, before: Experiment, checkpoint: Path) -> None:
     """Raises KitError where the init of the weights' run has given its network other factors than this one has."""
-    now, then = (one.init.multipliers(one.model) for one in (experiment, before))
+    now, then = (one.multipliers for one in (experiment, before))
     if now != then:
         init = before.resolved()["init"]
         values = [f"init.{option}={override_text(value)}" for option, value in init.items()]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -35,16 +37,21 @@ class TestSequential(OrderConformance):
         return (ctx.n_tokens - 1) // ctx.block_size
 
 
-def context(n_tokens: int, block_size: int, batch_windows: int, seed: int = 3) -> OrderContext:
+def context(n_tokens: int, block_size: int, batch_windows: int, seed: int = 3, step: int = 0) -> OrderContext:
     return OrderContext(
-        first_window=0, n_tokens=n_tokens, block_size=block_size, batch_windows=batch_windows, seed=seed
+        n_tokens=n_tokens,
+        block_size=block_size,
+        first_window=step * batch_windows,
+        batch_windows=batch_windows,
+        seed=seed,
     )
 
 
 def first_windows(ctx: OrderContext, count: int) -> np.ndarray:
     """The first `count` windows, whatever batches they come in."""
     steps = -(-count // ctx.batch_windows)
-    return np.concatenate([Shuffled().starts(step, ctx) for step in range(steps)])[:count]
+    contexts = (replace(ctx, first_window=step * ctx.batch_windows) for step in range(steps))
+    return np.concatenate([Shuffled().starts(step, at) for step, at in enumerate(contexts)])[:count]
 
 
 @pytest.mark.parametrize("batch_windows", [1, 7, 50])
@@ -86,7 +93,7 @@ def test_a_shuffle_does_not_follow_the_text() -> None:
 def test_a_window_and_its_next_token_lie_in_the_text(
     order: Order, spare: int, block_size: int, batch_windows: int, step: int, seed: int
 ) -> None:
-    ctx = context(block_size + spare, block_size, batch_windows, seed)
+    ctx = context(block_size + spare, block_size, batch_windows, seed, step)
     starts = order.starts(step, ctx)
     assert starts.shape == (batch_windows,)
     assert starts.min() >= 0
@@ -99,7 +106,8 @@ def test_random_windows_reach_both_ends_of_the_text() -> None:
 
 
 def test_sequential_windows_follow_each_other_and_begin_again() -> None:
-    ctx = context(n_tokens=50, block_size=16, batch_windows=2)
-    assert [Sequential().starts(step, ctx).tolist() for step in range(3)] == [[0, 16], [32, 0], [16, 32]]
+    contexts = [context(n_tokens=50, block_size=16, batch_windows=2, step=step) for step in range(3)]
+    starts = [Sequential().starts(step, ctx).tolist() for step, ctx in enumerate(contexts)]
+    assert starts == [[0, 16], [32, 0], [16, 32]]
     assert Sequential().starts(0, context(n_tokens=49, block_size=16, batch_windows=4)).tolist() == [0, 16, 32, 0]
     assert Sequential().starts(0, context(n_tokens=48, block_size=16, batch_windows=3)).tolist() == [0, 16, 0]

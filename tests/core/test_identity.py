@@ -107,7 +107,7 @@ def test_another_distribution_that_offers_the_same_name_changes_nothing(
 ) -> None:
     install("dist-one", "[nanogpt_kit.mlp]\nmine = one:Mine\n", one=MLP)
     first = Experiment.load(tiny, ["model.mlp=mine"])
-    assert first.resolved()["model"]["mlp"]["use"] == "mine"
+    assert first.resolved()["model"]["mlp"]["use"] == "dist-one/mine"
     install("dist-two", "[nanogpt_kit.mlp]\nmine = two:Mine\n", two=MLP)
     again = Experiment.load(tiny, ["model.mlp=dist-one/mine"])
     assert again.resolved()["model"]["mlp"]["use"] == "dist-one/mine"

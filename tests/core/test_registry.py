@@ -76,7 +76,7 @@ def test_a_plugin_is_found_by_its_bare_name(tmp_path: Path, install: Install) ->
     install("poly-plugin", POLY, poly_plugin=SCHEDULE.format(name="Poly", power=2.0))
     experiment = load(tmp_path, 'schedule = { use = "poly", power = 3 }')
     assert experiment.schedule.multiplier(5, 10) == 0.125
-    assert experiment.resolved()["schedule"] == {"use": "poly", "target": "optimizer.lr", "power": 3.0}
+    assert experiment.resolved()["schedule"] == {"use": "poly-plugin/poly", "target": "optimizer.lr", "power": 3.0}
     entry = experiment.entry_of(experiment.schedule)
     assert (entry.distribution, entry.version) == ("poly-plugin", "1.0")
 
@@ -175,7 +175,7 @@ def test_an_entry_point_may_lead_to_where_a_class_was_imported(tmp_path: Path, i
     source = SCHEDULE.format(name="Poly", power=2.0)
     install("poly-plugin", POLY, poly_plugin="from poly_inside import Poly", poly_inside=source)
     experiment = load(tmp_path, 'schedule = "poly"')
-    assert experiment.resolved()["schedule"]["use"] == "poly"
+    assert experiment.resolved()["schedule"]["use"] == "poly-plugin/poly"
     assert experiment.fingerprint()
 
 

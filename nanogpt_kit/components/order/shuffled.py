@@ -8,14 +8,13 @@ Source: Black & Rogaway 2002, "Ciphers with Arbitrary Finite Domains" (generaliz
 
 from __future__ import annotations
 
-import math
 from functools import lru_cache
 
 import numpy as np
 
 from nanogpt_kit.api import Order, OrderContext
+from nanogpt_kit.components.order.permutation import ROUNDS, permute
 
-ROUNDS = 6  # even: each half is changed as often as the other
 CHUNK_WINDOWS = 4096  # permuted at once: for a single batch, numpy's calls cost more than its arithmetic
 
 
@@ -44,27 +43,3 @@ def epoch_chunk(n_tokens: int, block_size: int, seed: int, epoch: int, chunk: in
     shift = int(keys[ROUNDS]) % (n_tokens - n * block_size)
     indices = np.arange(chunk * CHUNK_WINDOWS, min((chunk + 1) * CHUNK_WINDOWS, n))
     return permute(indices, n, keys[:ROUNDS]) * block_size + shift
-
-
-def permute(indices: np.ndarray, n: int, keys: np.ndarray) -> np.ndarray:
-    """The images of `indices` under a keyed permutation of 0 .. n-1."""
-    rows = np.uint64(math.isqrt(n - 1) + 1)
-    columns = np.uint64(-(-n // int(rows)))
-    values = indices.astype(np.uint64)
-    outside = np.ones(len(values), dtype=bool)
-    while outside.any():  # rows * columns is slightly above n: permute again until below n
-        row, column = np.divmod(values[outside], columns)
-        for key, other in keys.reshape(-1, 2):
-            row = (row + mix_bits(column + key) % rows) % rows
-            column = (column + mix_bits(row + other) % columns) % columns
-        values[outside] = row * columns + column
-        outside = values >= n
-    return values.astype(np.int64)
-
-
-def mix_bits(x: np.ndarray) -> np.ndarray:
-    """splitmix64's finaliser (Steele, Lea & Flood 2014); multiplication wraps around."""
-    x = (x ^ x >> np.uint64(30)) * np.uint64(0xBF58476D1CE4E5B9)
-    x = (x ^ x >> np.uint64(27)) * np.uint64(0x94D049BB133111EB)
-    x = x ^ x >> np.uint64(31)
-    return x

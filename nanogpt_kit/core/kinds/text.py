@@ -6,10 +6,11 @@ import codecs
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
+from nanogpt_kit.core.errors import option_error
 from nanogpt_kit.core.options import Component, PathStr
 
 if TYPE_CHECKING:
@@ -197,6 +198,7 @@ class OrderContext:
     seed: int
     documents: np.ndarray | None = None  # (n_documents,) int64, ascending: index of each first token; a memory map
     tokens: np.ndarray | None = None  # (n_tokens,) the ids; a memory map
+    has_eot: bool = False  # an end-of-text token follows each document; the next document opens with it
 
 
 class Order(Component):
@@ -214,21 +216,29 @@ class Order(Component):
 
 @dataclass(frozen=True)
 class PackedWindows:
-    """Windows that are made of pieces of the text, each of consecutive tokens; what is left of a window is padding."""
+    """Windows made of pieces of the text, each piece of consecutive tokens. What is left of a window is padding."""
 
-    starts: np.ndarray  # (P,) int64: the index of each piece's first token, whose target is the token after it
-    lengths: np.ndarray  # (P,) int64, at least 1
-    rows: np.ndarray  # (P,) int64, ascending from 0: the window that each piece belongs to
+    starts: np.ndarray  # (P,) int64: the index of each piece's first token
+    lengths: np.ndarray  # (P,) int64, at least 1: its tokens; the target of each is the token after it
+    rows: np.ndarray  # (P,) int64, ascending: the index of the piece's window in the batch; each window has a piece
 
 
 class PackedOrder(Order):
     """An order whose windows are made of several pieces, such as whole documents."""
 
+    @model_validator(mode="after")
+    def _begins_with_a_document(self) -> Self:
+        if self.at_documents:
+            name = type(self).__name__
+            message = f"at_documents applies to windows of consecutive tokens, and {name} makes them of pieces"
+            raise option_error("at_documents", f"{message}; remove at_documents")
+        return self
+
     @abstractmethod
     def packed(self, step: int, ctx: OrderContext) -> PackedWindows:
-        """`batch_windows` windows; the pieces of each have at most block_size tokens together."""
+        """`batch_windows` windows. A piece lies within one document; those of a window fit into block_size."""
 
     def starts(self, step: int, ctx: OrderContext) -> np.ndarray:
-        """The first token of each window's first piece."""
+        """(batch_windows,) int64: the first token of each window's first piece."""
         packed = self.packed(step, ctx)
         return packed.starts[packed.rows.searchsorted(range(ctx.batch_windows))]

@@ -21,6 +21,7 @@ from nanogpt_kit.sweep.study.allocation import allocate_trials, trial_count, tur
 from nanogpt_kit.sweep.study.branches import branch_index, find_branches, fixed_params, known_params
 from nanogpt_kit.sweep.study.confirmation import most_confirmed
 from nanogpt_kit.sweep.study.plan import QueuedTrial
+from nanogpt_kit.sweep.study.plugin_versions import plugin_faults, plugin_versions
 from nanogpt_kit.sweep.study.sampler import make_pruner
 from nanogpt_kit.sweep.study.space_plan import SpacePlan
 from nanogpt_kit.sweep.study.trial_steps import find_trial_steps
@@ -52,6 +53,7 @@ class SearchPlan(SpacePlan):
             **super().facts(),
             "experiment": base.resolved(),
             "fingerprint": base.fingerprint(),
+            "plugins": plugin_versions(base),
             "sweep": {key: getattr(self.options, key) for key in COMPARABLE},
             "branches": [dict(branch.params) for branch in self.branches],
             "trial_steps": [asdict(steps) for steps in self.trial_steps],
@@ -83,6 +85,7 @@ class SearchPlan(SpacePlan):
                     faults.append(
                         change_fault(old.get(name, "absent"), new.get(name, "absent"), key, self._location(key))
                     )
+        faults += plugin_faults(before["plugins"], now["plugins"])
         if not faults and before["fingerprint"] != now["fingerprint"]:
             faults.append(Fault("the code of its local components has changed since the sweep began", "components"))
         yield from faults
