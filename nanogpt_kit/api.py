@@ -29,6 +29,7 @@ from nanogpt_kit.core.kinds import (
     LayerContext,
     LiveRun,
     Loss,
+    MarkedText,
     MemorySampler,
     Mixer,
     MixerContext,
@@ -48,6 +49,7 @@ from nanogpt_kit.core.kinds import (
     Schedule,
     TextContext,
     Tokenizer,
+    TrainingBatch,
     WarmupSchedule,
 )
 from nanogpt_kit.core.kinds.mixer_options import check_mixer_options
@@ -121,6 +123,7 @@ __all__ = [
     "LibraryEncoder",
     "LiveRun",
     "Loss",
+    "MarkedText",
     "MemorySampler",
     "Mixer",
     "MixerContext",
@@ -148,6 +151,7 @@ __all__ = [
     "TextFile",
     "TokenFile",
     "Tokenizer",
+    "TrainingBatch",
     "TrainingLoss",
     "TwoLayerMLP",
     "View",

@@ -259,6 +259,7 @@ FILES = {
         "data/",
         "tokenizer.json",
         "train.bin",
+        "<split>.counted.bin",
         "val.bin",
         "meta.pkl",
         "sample.py",
@@ -288,9 +289,10 @@ WORDS = {
     *("NANOGPT_KIT_RUNS", "NANOGPT_KIT_DATA", "state_dict", "load_state_dict", "slow", "max-autotune", "device"),
     *("ctx", "endings", "label", "question", "choices", "answerKey", "text", "prompt", "answer", "top_k"),
     *("matrix", "vector", "embedding", "head", "segments", "experiments/leaky.py", "KeyboardInterrupt"),
-    *("val/loss", "val/bits_per_byte", "train/loss", "optim/lr", "perf/mfu"),
-    *("[[optimizer.group]]", "wte", "wte.weight", "params", "names", "uses_total_steps = True"),
+    *("val/loss", "val/bits_per_byte", "train/loss", "optim/lr", "train/counted_fraction", "perf/tokens_per_second"),
+    *("perf/mfu", "[[optimizer.group]]", "wte", "wte.weight", "params", "names", "uses_total_steps = True"),
     *("schedule/<target>", "step / total_steps", "cooldown.toml", "optimizer.group.0.lr"),
+    *("val/loss/code", "val/loss/notes", "fraction", "windows", "passes"),  # of a mixture
     *("(y, extra)", "aux/<name>", "aux/", "aux/hidden_size", "h.0.mlp/largest_weight", "logged_metrics"),
     *("changed_at_step", "code", "distributions", "yardsticks", '"*"', '""'),  # of provenance.json
     *("sources", "version_changes"),  # there, too

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 
 from nanogpt_kit.core.experiment import Experiment
+from nanogpt_kit.core.targets import BATCH_SHAPING
 from nanogpt_kit.nn.flops import model_size
 from nanogpt_kit.runs.folder import RunFolder
 from nanogpt_kit.train.memory import peak_bytes
@@ -32,9 +33,11 @@ PEAK_TRIALS = 8
 
 
 class TimedTrainer:
-    """The trainer of an experiment, ready to take steps."""
+    """The trainer of an experiment, ready to take steps; all have the batch as written, whatever schedules do to it."""
 
     def __init__(self, experiment: Experiment) -> None:
+        kept = tuple(one for one in experiment.schedules if one.target not in BATCH_SHAPING)
+        experiment = experiment.model_copy(update={"schedule": kept})
         all_threads = torch.get_num_threads()
         self.stack = ExitStack()
         placement = Placement.join(self.stack, experiment, World())

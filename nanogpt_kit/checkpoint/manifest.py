@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import os
 import re
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ FORMAT = 1  # of a checkpoint; grows when a file or a key changes its meaning
 MODEL, TRAINING, TOKENIZER, MANIFEST = "model.safetensors", "training.pt", "tokenizer.json", "manifest.json"
 SHARDS = "shards"  # in place of MODEL where the weights were sharded over processes
 SHARDS_INDEX = f"{SHARDS}/.metadata"
+OPTION = re.compile(r"model(\.[A-Za-z0-9_]+)+")  # the key of an option of the model or of a part of it
 SHARD = re.compile(rf"{SHARDS}/[A-Za-z0-9_.-]*[A-Za-z0-9_-][A-Za-z0-9_.-]*")  # a plain name: not "..", no "/" or "\\"
 
 
@@ -30,6 +32,7 @@ class Manifest:
 
     step: int
     files: Mapping[str, str]  # the SHA-256 of each file, by its path in the checkpoint
+    options: Mapping[str, int | float] = field(default_factory=dict)  # of the model's parts, as schedules have set them
     format: int = FORMAT
 
     @classmethod
@@ -38,16 +41,16 @@ class Manifest:
         values = read_json(path / MANIFEST)
         if fault := manifest_fault(values, path):
             raise ValueError(f"its {MANIFEST} {fault}")
-        return cls(values["step"], values["files"], values["format"])
+        return cls(values["step"], values["files"], values["options"], values["format"])
 
     @classmethod
-    def write(cls, path: Path, step: int, folder: Path) -> None:
+    def write(cls, path: Path, step: int, folder: Path, options: Mapping[str, int | float]) -> None:
         """Writes the manifest of all files in `folder` to `path`, once those files are on the disk."""
         files = [file for file in sorted(folder.rglob("*")) if file.is_file()]
         for file in files:
             sync_file(file)
         hashes = {file.relative_to(folder).as_posix(): sha256_file(file) for file in files}
-        write_json(path, asdict(cls(step, hashes)))
+        write_json(path, asdict(cls(step, hashes, options)))
 
     @property
     def weights_hash(self) -> str:
@@ -97,6 +100,9 @@ def manifest_fault(values: Any, path: Path) -> str | None:
     lacking = [name for name in (MODEL if MODEL in files else SHARDS_INDEX, TRAINING, TOKENIZER) if name not in files]
     if lacking:
         return f"does not list {', '.join(lacking)}"
+    options = values.get("options")
+    if not isinstance(options, dict) or not all(map(is_option, options.items())):
+        return 'has no table "options" of numbers by key'
     strange = [name for name in files if name not in (MODEL, TRAINING, TOKENIZER) and not SHARD.fullmatch(name)]
     if strange:
         return f"lists {strange[0]!r}, which is not a file of a checkpoint"
@@ -104,3 +110,10 @@ def manifest_fault(values: Any, path: Path) -> str | None:
         if os.path.lexists(path / name) and listed not in files:
             return f"does not list {listed}, and {name} is there"
     return None
+
+
+def is_option(item: tuple[Any, Any]) -> bool:
+    """Whether a key and a value may be those of an option that a schedule drives."""
+    key, value = item
+    is_key = isinstance(key, str) and OPTION.fullmatch(key) is not None
+    return is_key and type(value) in (int, float) and math.isfinite(value)

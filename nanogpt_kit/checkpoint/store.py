@@ -137,7 +137,7 @@ def write_files(partial: Path, step: int, training: Mapping[str, Any], tokenizer
     """The training state, the tokenizer, and last the manifest."""
     torch.save(dict(training), partial / TRAINING)
     write_json(partial / TOKENIZER, tokenizer)
-    Manifest.write(partial / MANIFEST, step, partial)
+    Manifest.write(partial / MANIFEST, step, partial, training.get("options", {}))
 
 
 def check_disk_space(folder: Path, state: Any) -> None:

@@ -55,6 +55,7 @@ def check(
         return
     from nanogpt_kit.cli.explained import option_values_record, print_option_values
     from nanogpt_kit.cli.explained_groups import groups_record, print_groups
+    from nanogpt_kit.cli.proportions_text import print_proportions, proportions_record
     from nanogpt_kit.nn.flops import size_of_module
     from nanogpt_kit.nn.initial_weights import planned_rates
 
@@ -64,15 +65,18 @@ def check(
     if as_json:
         counts = vars(size) if size else {}
         record = {"multipliers": vars(chosen.multipliers), "peak_learning_rates": rates}
+        sources = {"sources": proportions} if (proportions := proportions_record(chosen)) else {}
         options = option_values_record(chosen, space)
         groups = groups_record(chosen, module)
-        print_json({"options": options, "model": {"vocab_size": known, **counts}, "init": record, "groups": groups})
+        model = {"vocab_size": known, **counts}
+        print_json({"options": options, "model": model, "init": record, "groups": groups, **sources})
         return
     print_option_values(chosen, space)
     click.echo()
     print_model_size(size, known)
     print_init(chosen, rates)
     print_groups(chosen, module)
+    print_proportions(chosen)
 
 
 def check_tables(chosen: Experiment, nproc: int) -> Space | None:

@@ -38,6 +38,7 @@ def prepare(
     """
     continue_without_reader()
     chosen = load_experiment(experiment, overrides, trust_code)
+    from nanogpt_kit.cli.proportions_text import print_proportions, proportions_record
     from nanogpt_kit.data import prepare as preparation
     from nanogpt_kit.train.before_data import check_source
 
@@ -47,11 +48,14 @@ def prepare(
         verify_files(prepared)
     if stats:
         print_stats(prepared)
+        print_source_stats(prepared)
+    print_proportions(chosen)
     for name, bits in prepared.references.items():
         click.echo(f"{name} needs {bits:.3f} bits per byte on val")
     click.echo(str(prepared.path))
     if as_json:
-        print_json(prepared_record(prepared, verify))
+        sources = {"sources": proportions} if (proportions := proportions_record(chosen)) else {}
+        print_json({**prepared_record(prepared, verify), **sources})
 
 
 def prepared_record(prepared: PreparedData, is_verified: bool) -> dict[str, Any]:
@@ -96,9 +100,26 @@ def print_stats(prepared: PreparedData) -> None:
     rows = [["", *splits]]
     for key, label in COUNT_LABELS.items():
         rows.append([label, *(f"{getattr(split, key):,}" for split in splits.values())])
+    if any(split.counted for split in splits.values()):
+        counted = [split.counted.tokens if split.counted else split.tokens for split in splits.values()]
+        rows.append(["tokens that count", *map("{:,}".format, counted)])
     rows.append(["bytes per token", *(f"{split.bytes / max(1, split.tokens):.3f}" for split in splits.values())])
+    print_columns(rows)
+    click.echo(f"vocabulary of {prepared.encoder.vocab_size:,} tokens, stored as {prepared.manifest.dtype}")
+
+
+def print_source_stats(prepared: PreparedData) -> None:
+    """The same for each source of the dataset: a table of tokens, with a row for each."""
+    if prepared.sources:
+        rows = [["tokens of", *prepared.splits]]
+        for index, name in enumerate(prepared.sources):
+            rows.append([name, *(f"{split.sources[index].tokens:,}" for split in prepared.splits.values())])
+        print_columns(rows)
+
+
+def print_columns(rows: list[list[str]]) -> None:
+    """Prints rows of a label and numbers, aligned."""
     label_width, *widths = (max(map(len, column)) for column in zip(*rows, strict=True))
     for label, *cells in rows:
         numbers = (f"  {cell:>{width}}" for cell, width in zip(cells, widths, strict=True))
         click.echo(f"{label:{label_width}}{''.join(numbers)}")
-    click.echo(f"vocabulary of {prepared.encoder.vocab_size:,} tokens, stored as {prepared.manifest.dtype}")

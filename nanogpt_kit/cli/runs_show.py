@@ -169,8 +169,22 @@ def origin_lines(record: Mapping[str, Any]) -> list[tuple[str, Any]]:
         ("plugins changed", version_changes_text(origin)),
         ("machine", ", ".join(str(text) for text in [*hardware, threads] if text)),
         ("data", data.get("folder")),
+        ("sources", sources_text(data.get("sources"), record["tokens"])),
         *((f"{TAKEN[kind]} of", checkpoint) for kind, checkpoint in record["starts_from"].items()),
     ]
+
+
+def sources_text(sources: Any, tokens: Any) -> str | None:
+    """The fraction of each source, and how often `tokens` tokens of the run have passed over it."""
+    if not isinstance(sources, dict):
+        return None
+    texts = []
+    for name, source in sources.items():
+        fraction, there = (source.get(key) if isinstance(source, dict) else None for key in ("fraction", "tokens"))
+        if isinstance(fraction, int | float) and isinstance(there, int) and there > 0:
+            passes = f" in {tokens * fraction / there:.3g} passes" if isinstance(tokens, int) else ""
+            texts.append(f"{100 * fraction:.4g}% {name}{passes}")
+    return ", ".join(texts)
 
 
 def file_lines(record: Mapping[str, Any]) -> list[tuple[str, Any]]:

@@ -50,7 +50,7 @@ def has_equal_budgets(one: Experiment, other: Experiment) -> bool:
 
 
 def planned_tokens(experiment: Experiment) -> int:
-    return experiment.total_steps * experiment.train.batch_tokens
+    return experiment.total_tokens
 
 
 def planned_text(experiment: Experiment) -> str:

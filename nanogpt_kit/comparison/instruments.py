@@ -71,8 +71,11 @@ class Instrument:
 
 
 def held_out(data: TrainingData | None) -> dict[str, str]:
-    """The hashes of the tokens of all splits but train."""
-    return {split: tokens for split, tokens in data.splits.items() if split != TRAIN} if data else {}
+    """The hashes of the tokens of all splits but train, and of which of them count."""
+    if data is None:
+        return {}
+    marks = data.counted or {}
+    return {split: tokens + marks.get(split, "") for split, tokens in data.splits.items() if split != TRAIN}
 
 
 def measuring_fault(metric: str, one: Instrument, base: Instrument, option: str = METRIC_OPTION) -> Fault | None:

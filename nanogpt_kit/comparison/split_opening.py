@@ -110,7 +110,7 @@ def check_may_open(question: Question, seeds: Collection[int], again: bool = Fal
     for arm in question.arms:
         if "test" not in arm.experiment.dataset.splits:
             raise no_test_split(one_line(arm.label))
-        measured = declared_metrics(evaluators_of_test(arm.experiment))
+        measured = declared_metrics(evaluators_of_test(arm.experiment), arm.experiment.dataset.sources)
         if measured is not None and metric not in measured:
             raise not_measured(one_line(arm.label), metric, measured)
     openings = [

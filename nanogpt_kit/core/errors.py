@@ -134,6 +134,11 @@ def dotted(key: Key) -> str:
     return ".".join(str(part) for part in key)
 
 
+def key_parts(dotted_key: str) -> Key:
+    """The parts of a dotted key; those that are numbers are indices."""
+    return tuple(int(part) if part.isdecimal() else part for part in dotted_key.split("."))
+
+
 def did_you_mean(name: str, allowed: Iterable[str]) -> str:
     """The end of a message about an unknown name: the nearest name, then all of them."""
     names = sorted(allowed)
@@ -159,5 +164,5 @@ def option_error(key: str, message: str, *partners: str) -> ValidationError:
     from pydantic_core import InitErrorDetails, PydanticCustomError
 
     problem = PydanticCustomError("kit", "{message}", {"message": message, "key": key, "partners": partners})
-    details = InitErrorDetails(type=problem, loc=tuple(key.split(".")), input=None)
+    details = InitErrorDetails(type=problem, loc=key_parts(key), input=None)
     return ValidationError.from_exception_data(key, [details])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from nanogpt_kit.core.errors import KitError
 from nanogpt_kit.core.experiment import Experiment
@@ -12,7 +12,7 @@ from nanogpt_kit.core.options import TEST
 
 def evaluator_metrics(experiment: Experiment) -> set[str] | None:
     """The names of the evaluators' metrics; None where an evaluator does not declare them."""
-    return declared_metrics(experiment.evaluator)
+    return declared_metrics(experiment.evaluator, experiment.dataset.sources)
 
 
 def evaluators_of_test(experiment: Experiment) -> list[Evaluator]:
@@ -23,12 +23,25 @@ def evaluators_of_test(experiment: Experiment) -> list[Evaluator]:
     return [type(part).model_validate({**dict(part), "split": TEST}) for part in found]
 
 
-def declared_metrics(evaluators: Sequence[Evaluator]) -> set[str] | None:
-    """The names of their metrics; None where one does not declare them."""
+def declared_metrics(evaluators: Sequence[Evaluator], sources: Iterable[str]) -> set[str] | None:
+    """The names of their metrics on a dataset of these sources; None where one does not declare them."""
     names: set[str] = set()
     for evaluator in evaluators:
-        declared = evaluator.metric_names()
+        declared = metrics_with_sources(evaluator, sources)
         if declared is None:
             return None
         names |= set(declared)
     return names
+
+
+def metrics_with_sources(evaluator: Evaluator, sources: Iterable[str]) -> tuple[str, ...] | None:
+    """What an evaluator reports on a dataset of these sources; None where it does not declare it."""
+    names = evaluator.metric_names()
+    if names is None or not evaluator.measures_sources:
+        return names
+    return (*names, *(metric_of_source(name, source) for source in sources for name in names))
+
+
+def metric_of_source(metric: str, source: str) -> str:
+    """The name that a metric has for one source: "val/loss/code"."""
+    return f"{metric}/{source}"

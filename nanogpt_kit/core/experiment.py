@@ -6,7 +6,7 @@ import importlib
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Self, cast
 
 import tomli_w
 from pydantic import Field, PrivateAttr, ValidationError, model_validator
@@ -56,9 +56,11 @@ from nanogpt_kit.core.relations import (
     check_max_tokens,
     check_multipliers,
     check_on_overflow,
+    check_step_plan,
 )
 from nanogpt_kit.core.sections import Ablate, Checkpoint, Evaluate, Sample, Sweep, Train
-from nanogpt_kit.core.targets import Target, check_targets, targets_of, zero_note
+from nanogpt_kit.core.step_plan import StepPlan
+from nanogpt_kit.core.targets import BATCH_SHAPING, Target, check_targets, targets_of, zero_note
 from nanogpt_kit.core.unused_options import drop_unused_options
 
 
@@ -81,30 +83,45 @@ class Experiment(Options):
         description="local component files, relative to the file that names them",
         json_schema_extra=MAY_CHANGE,
     )
-    dataset: Dataset
-    tokenizer: Tokenizer
-    order: Order = slot("shuffled")
-    model: Model
-    init: Init = slot("gpt2")
-    optimizer: Optimizer
+    dataset: Dataset = Field(description="source of the text, and its splits")
+    tokenizer: Tokenizer = Field(description="tokens that the text is written in")
+    order: Order = slot("shuffled", description="choice of the windows of each step")
+    model: Model = Field(description="network that is trained")
+    init: Init = slot("gpt2", description="initial weights, and factors of parameters and learning rates")
+    optimizer: Optimizer = Field(description="rule that updates the parameters from their gradients")
     schedule: OneOrList[Schedule] = Field(
         description="how options change during the run: one schedule, of the learning rate, or a list with targets"
     )
     train: Train
-    parallel: Parallel = slot("single", json_schema_extra=MAY_CHANGE)
+    parallel: Parallel = slot(
+        "single", description="distribution of the model over processes", json_schema_extra=MAY_CHANGE
+    )
     parallel_of_several: ClassVar[str] = "ddp"  # the default of `parallel` where a run has several processes
     evaluate: Evaluate = Field(Evaluate(), json_schema_extra=MAY_CHANGE)
-    evaluator: tuple[Evaluator, ...] = slot(("loss", "bits_per_byte"), json_schema_extra=MAY_CHANGE)
+    evaluator: tuple[Evaluator, ...] = slot(
+        ("loss", "bits_per_byte"),
+        description="measurements of the model, at each evaluation",
+        json_schema_extra=MAY_CHANGE,
+    )
     checkpoint: Checkpoint = Field(Checkpoint(), json_schema_extra=MAY_CHANGE)
-    callback: tuple[Callback, ...] = slot(("console", "tensorboard", "divergence"), json_schema_extra=MAY_CHANGE)
+    callback: tuple[Callback, ...] = slot(
+        ("console", "tensorboard", "divergence"),
+        description="objects that watch the run or take part in it, called in this order",
+        json_schema_extra=MAY_CHANGE,
+    )
     sample: Sample = Field(Sample(), json_schema_extra=MAY_CHANGE)
-    sampler: tuple[Sampler, ...] = slot(("temperature", "top_k"), json_schema_extra=MAY_CHANGE)
+    sampler: tuple[Sampler, ...] = slot(
+        ("temperature", "top_k"),
+        description="transforms of the logits before a token is drawn, applied in this order",
+        json_schema_extra=MAY_CHANGE,
+    )
     sweep: Sweep | None = None
     ablate: Ablate | None = None
 
     _layers: Layers = PrivateAttr(default_factory=Layers)
     _registry: Registry = PrivateAttr(default_factory=Registry.installed)
     _folder: Path = PrivateAttr(default_factory=Path)
+    _step_plan: tuple[Any, ...] = PrivateAttr((None, None, None, None))  # what it was made of, and the plan
 
     @classmethod
     def load(
@@ -165,17 +182,14 @@ class Experiment(Options):
         check_batch_tokens(self.train, self.model)
         check_keep_every_steps(self.checkpoint)
         check_on_overflow(self.sample, self.model)
-        check_max_tokens(self.train)
         if not isinstance(self.init, Unresolved):
             check_multipliers(self.init, self.model)
-        check_targets(self.schedule, self.targets)
-        if not isinstance(self.optimizer, Unresolved):
+        if not any(isinstance(part, Unresolved) for part in (self.optimizer, *self.schedules)):
+            check_targets(self.schedule, self.targets, self.model)
             check_inner_groups(self.optimizer)
+            check_step_plan(self.train, self.step_plan, self.schedule_key)
+            check_max_tokens(self.train, self.step_plan)
         return self
-
-    @property
-    def batch_windows(self) -> int:
-        return self.train.batch_tokens // self.model.block_size
 
     @property
     def schedules(self) -> tuple[Schedule, ...]:
@@ -191,11 +205,34 @@ class Experiment(Options):
         """The schedule that drives an option; None where the option is constant."""
         return next((schedule for schedule in self.schedules if schedule.target == target), None)
 
+    def schedule_key(self, target: str) -> str:
+        """The key of the schedule that drives an option: "schedule", or "schedule.1" of a list."""
+        index = [schedule.target for schedule in self.schedules].index(target)
+        return f"schedule.{index}" if isinstance(self.schedule, tuple) else "schedule"
+
+    @property
+    def step_plan(self) -> StepPlan:
+        """The batch of each step. It is kept, since schedules may make it compute every step of the run."""
+        train, model, schedule, plan = self._step_plan
+        if train is not self.train or model is not self.model or schedule is not self.schedule:  # that of another copy
+            train, model, schedules = self.train, self.model, map(self.schedule_of, BATCH_SHAPING)
+            plan = StepPlan(train.batch_tokens, model.block_size, train.steps, train.max_tokens, *schedules)
+            self._step_plan = train, model, self.schedule, plan
+        return cast(StepPlan, plan)
+
     @property
     def total_steps(self) -> int:
-        """Steps within both `train.steps` and `train.max_tokens`; schedules take it as the length of the run."""
-        max_tokens = self.train.max_tokens
-        return self.train.steps if max_tokens is None else min(self.train.steps, max_tokens // self.train.batch_tokens)
+        """Steps within both `train.steps` and `train.max_tokens`."""
+        return self.step_plan.total_steps
+
+    @property
+    def total_tokens(self) -> int:
+        """Of these steps."""
+        return self.step_plan.total_tokens
+
+    def tokens(self, n_steps: int) -> int:
+        """The number of tokens in the windows of the first `n_steps` steps."""
+        return self.step_plan.tokens(n_steps)
 
     @property
     def layers(self) -> Layers:
@@ -313,6 +350,8 @@ class Experiment(Options):
         sizes = "".join(f" {name}={value}" for name, value in written if type(value) is int)
         rate = f" lr={self.optimizer.lr:g}" if hasattr(self.optimizer, "lr") else ""
         steps = f"{self.total_steps:,} steps of {self.train.batch_tokens:,} tokens"
+        if not self.step_plan.has_equal_steps:
+            steps = f"{self.total_steps:,} steps with {self.total_tokens:,} tokens"
         return f"<Experiment {self.name}: {model}{sizes}, {optimizer}{rate}, {steps}>"
 
     __str__ = __repr__

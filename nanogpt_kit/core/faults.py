@@ -12,7 +12,7 @@ from pydantic import ValidationError
 from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
-from nanogpt_kit.core.errors import MAX_SHOWN, Fault, Key, KitError, allowed_text, dotted
+from nanogpt_kit.core.errors import MAX_SHOWN, Fault, Key, KitError, allowed_text, dotted, key_parts
 from nanogpt_kit.core.experiment_keys import component_of_list
 from nanogpt_kit.core.key_rules import name_of_element
 from nanogpt_kit.core.layers import Layers
@@ -61,6 +61,8 @@ def explain_validation_error(
     for key, detail in details:
         if detail["type"] == "missing" and is_written_otherwise(key, unknown):
             continue
+        if detail["type"] == "too_short" and len(detail["input"]) >= detail["ctx"]["min_length"]:
+            continue  # long enough: what it lacks are the elements that are refused themselves
         is_shown = key in reasons or len(reasons) < MAX_SHOWN
         reason = reason_of(detail, key, suggestions, layers.location(key)) if is_shown else Reason(detail["msg"])
         if detail["type"] == "path":  # one path or several: what is wrong with the path matters, not the union
@@ -103,7 +105,7 @@ def reported_key(detail: ErrorDetails, layers: Layers) -> Key:
     relation = detail.get("ctx", {})
     if relation.get("partners"):
         table = detail["loc"][: -len(relation["key"].split("."))]
-        keys = [(*table, *key.split(".")) for key in (relation["key"], *relation["partners"])]
+        keys = [(*table, *key_parts(key)) for key in (relation["key"], *relation["partners"])]
         detail = {**detail, "loc": max(keys, key=layers.height)}  # the first of those that are equal
     return written_key(detail, layers.values)
 

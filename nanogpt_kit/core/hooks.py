@@ -11,7 +11,7 @@ from typing import Any, Literal
 import pluggy
 
 from nanogpt_kit.core.errors import KitError, RunFailed, did_you_mean
-from nanogpt_kit.core.kinds import Callback, LiveRun
+from nanogpt_kit.core.kinds import Callback, LiveRun, TrainingBatch
 
 logger = logging.getLogger(__name__)
 
@@ -26,6 +26,16 @@ class RunHooks:
     @hookspec
     def run_started(self, run: LiveRun) -> None:
         """Everything is built and, in a resumed run, restored; the first step follows."""
+
+    @hookspec
+    def batch_ready(self, run: LiveRun, step: int, batch: TrainingBatch) -> None:
+        """The windows of a step, before the model sees them; they may be changed in place. `step` counts the updates
+        done."""
+
+    @hookspec
+    def gradients_ready(self, run: LiveRun, step: int) -> None:
+        """The gradients of a step, over all its tokens, before they are clipped; they may be changed in place. `step`
+        counts the updates done."""
 
     @hookspec
     def step_finished(self, run: LiveRun, step: int) -> None:
@@ -122,6 +132,12 @@ class Hooks:
                 self._report(name, hook, error)
                 self.manager.unregister(name=name)
                 del self.callbacks[name]
+
+    def participants(self, hook: str) -> str:
+        """The callbacks that implement a hook and are not trackers, the same on all ranks: "A, B"; "" for none."""
+        implementations = getattr(self.manager.hook, hook).get_hookimpls()
+        names = [implementation.plugin_name for implementation in reversed(implementations)]
+        return ", ".join(name for name in names if name not in self.trackers)
 
     @contextmanager
     def evaluation(self, run: LiveRun, purpose: Literal["evaluation", "sampling"]) -> Iterator[None]:

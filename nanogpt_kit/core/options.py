@@ -110,6 +110,9 @@ class Component(Options):
     """Options plus behaviour, found by name. A field annotated with the base class of a kind is a slot for one."""
 
     kind: ClassVar[str]
+    # Of a model or a part of one: its numeric options that schedules may change during training. The module that it
+    # builds keeps the component as `options`, and reads each of these from an attribute of its own of the same name.
+    schedulable: ClassVar[tuple[str, ...]] = ()
 
     def refusal_reason(self, ctx: RunContext) -> str | None:
         """Why this component cannot run in `ctx`, with a remedy; None where it can. Called before anything is built."""

@@ -10,10 +10,10 @@ from nanogpt_kit.core.targets import BATCH_SHAPING
 def length_at_pace(experiment: Experiment, step: int, seconds: float) -> float:
     """The `total_steps` of schedules at a step before which `seconds` were spent in steps.
 
-    Where more of the budget of seconds is used than of that of steps, it is the length at the pace so far, so that
-    step / total_steps is the fraction of the seconds that are used.
+    Where more of the budget of seconds is used than of those of steps and tokens, it is the length at the pace so far,
+    so that step / total_steps is the fraction of the seconds that are used.
     """
-    total, limit = experiment.total_steps, experiment.train.max_seconds
+    total, limit = experiment.step_plan.pace(step), experiment.train.max_seconds
     if limit is None or seconds <= 0 or step == 0:
         return total
     at_pace = step / (seconds / limit)
@@ -22,7 +22,5 @@ def length_at_pace(experiment: Experiment, step: int, seconds: float) -> float:
 
 def multiplier_at(experiment: Experiment, schedule: Schedule, step: int, seconds: float) -> float:
     """The multiplier of one of its schedules, as in `length_at_pace`; batches are a function of the step alone."""
-    follows_steps = schedule.target in BATCH_SHAPING
-    return schedule.multiplier(
-        step, experiment.total_steps if follows_steps else length_at_pace(experiment, step, seconds)
-    )
+    length = length_at_pace(experiment, step, 0.0 if schedule.target in BATCH_SHAPING else seconds)
+    return schedule.multiplier(step, length)

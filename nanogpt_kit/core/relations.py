@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from nanogpt_kit.core.errors import dotted, option_error
 from nanogpt_kit.core.kinds import Init, Model, Multipliers, Optimizer
 from nanogpt_kit.core.options import components_in
 from nanogpt_kit.core.sections import Checkpoint, Sample, Train
+from nanogpt_kit.core.step_plan import BATCH_TOKENS, BLOCK_SIZE, PlanError, StepPlan
 
 
 def check_batch_tokens(train: Train, model: Model) -> None:
@@ -38,13 +41,31 @@ def check_on_overflow(sample: Sample, model: Model) -> None:
         )
 
 
-def check_max_tokens(train: Train) -> None:
-    if train.max_tokens is not None and train.max_tokens < train.batch_tokens:
-        raise option_error(
-            "train.max_tokens",
-            f"train.max_tokens ({train.max_tokens}) should be at least train.batch_tokens ({train.batch_tokens})",
-            "train.batch_tokens",
-        )
+def check_max_tokens(train: Train, plan: StepPlan) -> None:
+    """After `check_step_plan`."""
+    if train.max_tokens is None or plan.tokens(1) <= train.max_tokens:
+        return
+    needed = f"train.batch_tokens ({train.batch_tokens})"
+    if plan.batch_schedule is not None:
+        needed = f"the {plan.tokens(1)} tokens of the first step"
+    message = f"train.max_tokens ({train.max_tokens}) should be at least {needed}"
+    raise option_error("train.max_tokens", message, "train.batch_tokens")
+
+
+def check_step_plan(train: Train, plan: StepPlan, key_of: Callable[[str], str]) -> None:
+    """`key_of` gives the key of the schedule with a target."""
+    if plan.has_equal_steps:
+        return
+    target = BLOCK_SIZE if plan.batch_schedule is None else BATCH_TOKENS
+    if train.max_seconds is not None and train.max_tokens is None:
+        reason = f"a schedule of {target} follows steps and tokens, since no batch may depend on a clock"
+        remedy = "set train.max_tokens, too, to the tokens at which the schedule ends, or remove train.max_seconds"
+        message = f"{reason}, and train.max_seconds may end the run before them; {remedy}"
+        raise option_error(f"{key_of(target)}.target", message, "train.max_seconds")
+    try:
+        plan.check()
+    except PlanError as error:
+        raise option_error(f"{key_of(error.target)}.target", str(error)) from None
 
 
 def check_multipliers(init: Init, model: Model) -> None:

@@ -14,11 +14,13 @@ from nanogpt_kit.core.errors import Key, did_you_mean
 from nanogpt_kit.core.kinds import Model, Optimizer, Schedule
 from nanogpt_kit.core.option_schema import JsonSchema, option_schemas
 from nanogpt_kit.core.options import Component, Options
+from nanogpt_kit.core.part_options import missing_base, part_options
 from nanogpt_kit.core.sections import Train
+from nanogpt_kit.core.step_plan import BATCH_TOKENS, BLOCK_SIZE, MAX_BATCH_TOKENS
 
 LEARNING_RATE = "optimizer.lr"
 GRAD_CLIP = "train.grad_clip"
-BATCH_SHAPING = ("train.batch_tokens", "model.block_size")  # driven by steps or tokens only, never by seconds
+BATCH_SHAPING = (BATCH_TOKENS, BLOCK_SIZE)  # driven by steps or tokens only, never by seconds
 
 
 @dataclass(frozen=True)
@@ -35,7 +37,9 @@ class Target:
 
 def targets_of(optimizer: Optimizer, train: Train, model: Model) -> dict[str, Target]:
     """Every target of an experiment with these parts."""
-    return {**optimizer_targets(optimizer), GRAD_CLIP: Target(train.grad_clip)}
+    of_train = {GRAD_CLIP: Target(train.grad_clip), BATCH_TOKENS: Target(train.batch_tokens, MAX_BATCH_TOKENS)}
+    block_size = {BLOCK_SIZE: Target(model.block_size, model.block_size)}
+    return {**optimizer_targets(optimizer), **of_train, **block_size, **model_targets(model)}
 
 
 def optimizer_targets(optimizer: Component) -> dict[str, Target]:
@@ -86,17 +90,28 @@ def bounded_target(value: float, schema: JsonSchema) -> Target:
     return Target(value, float(schema.get("maximum", math.inf)), float(schema.get("exclusiveMaximum", math.inf)))
 
 
-def check_targets(schedule: Schedule | tuple[Schedule, ...], targets: Mapping[str, Target]) -> None:
+def model_targets(model: Model) -> dict[str, Target]:
+    """`model.attention.window`, and of one element of a layered list `model.attention.1.window`."""
+    found: dict[str, Target] = {}
+    for option in part_options(model):
+        if option.base is not None:
+            schema = option_schemas(type(option.component))[option.name]
+            of_number = next((one for one in schema.get("anyOf", ()) if one.get("type") != "null"), schema)
+            for target in option.targets:
+                found.setdefault(target, bounded_target(float(option.base), of_number))
+    return found
+
+
+def check_targets(schedule: Schedule | tuple[Schedule, ...], targets: Mapping[str, Target], model: Model) -> None:
     """Raises ValidationError with every schedule whose target does not exist, or is that of an earlier schedule."""
     details: list[InitErrorDetails] = []
     first: dict[str, str] = {}
     keys: list[Key] = [("schedule", index) for index in range(len(schedule))] if isinstance(schedule, tuple) else []
     for key, one in zip(keys or [("schedule",)], schedule if isinstance(schedule, tuple) else (schedule,), strict=True):
         written = ".".join(map(str, key))
-        if not isinstance(one, Schedule) or (is_of_optimizer(one.target) and not any(map(is_of_optimizer, targets))):
-            continue  # it, or the optimizer, is not installed
         if one.target not in targets:
-            reason = f"{one.target!r} is not an option that a schedule can change{nearest_target(one.target, targets)}"
+            unknown = f"{one.target!r} is not an option that a schedule can change{nearest_target(one.target, targets)}"
+            reason = missing_base(model, one.target) or unknown
             details.append(target_error(key, reason))
         elif one.target in first:
             reason = f"{first[one.target]} has the target {one.target!r}, too; give one of them another target"
@@ -104,10 +119,6 @@ def check_targets(schedule: Schedule | tuple[Schedule, ...], targets: Mapping[st
         first.setdefault(one.target, written)
     if details:
         raise ValidationError.from_exception_data("schedule", details)
-
-
-def is_of_optimizer(target: str) -> bool:
-    return target.startswith("optimizer.")
 
 
 def zero_note(target: str, targets: Mapping[str, Target]) -> str | None:

@@ -14,6 +14,7 @@ from typing import Self
 from pydantic import Field, model_validator
 
 from nanogpt_kit.core.errors import KitError, option_error
+from nanogpt_kit.core.kinds.marked_text import MarkedText
 from nanogpt_kit.core.kinds.text import Dataset, Document
 
 MAX_SCANNED_DOCUMENTS = 100_000  # distinct ones; a split that is still empty then may stay empty: bounds memory
@@ -123,11 +124,18 @@ class HashSplitDataset(Dataset):
             int(length * (1 - fraction)) for fraction in (1, self.val_fraction + self.test_fraction, self.test_fraction)
         ]
         for split, first, last in zip(self.splits, cuts, (*cuts[1:], length), strict=False):
-            yield split, (document[first:last] if isinstance(document, str) else DocumentRange(document, first, last))
+            yield split, document_range(document, first, last)
 
     def _fault(self, message: str) -> KitError:
         source = getattr(self, "source", None)
         return KitError(f"dataset.source: {source!r} {message}" if source else f"the dataset {message}")
+
+
+def document_range(document: Document, first: int, last: int) -> Document:
+    """Characters `first` to `last` of a document."""
+    if isinstance(document, MarkedText):
+        return document.part(first, last)
+    return document[first:last] if isinstance(document, str) else DocumentRange(document, first, last)
 
 
 class DocumentRange:

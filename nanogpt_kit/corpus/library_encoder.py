@@ -59,6 +59,7 @@ class LibraryEncoder(Encoder):
         if getattr(self.tokenizer.model, "dropout", None):
             self.tokenizer.model.dropout = None  # meant for training; the same text must give the same tokens
         self.tokenizer.encode_special_tokens = True  # encode them as text
+        self.tokenizer.post_processor = None  # adds special tokens, and leaves spaces out of what tokens stand for
         vocabulary = self.tokenizer.get_vocab()
         self.eot = eot or next((name for name in self.common_eot_tokens if name in vocabulary), None)
         if self.eot is not None and self.eot not in vocabulary:
@@ -122,6 +123,15 @@ class LibraryEncoder(Encoder):
         if not self.special[ids].any():
             return ids
         return np.concatenate([np.array(self.spelled.get(token, [token]), dtype=np.int64) for token in ids.tolist()])
+
+    def token_spans(self, text: str, ids: np.ndarray) -> np.ndarray:
+        """By the bytes of the tokens where each has its own, else as the library reports it."""
+        try:
+            return super().token_spans(text, ids)
+        except KitError:
+            encoding = self.tokenizer.encode(text, add_special_tokens=False)
+        spans = np.array(encoding.offsets, dtype=np.int64).reshape(-1, 2)
+        return np.repeat(spans, [len(self.spelled.get(token, [token])) for token in encoding.ids], axis=0)
 
     def decode(self, ids: Iterable[int]) -> str:
         """The text as the library decodes it, without special tokens."""

@@ -5,14 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from itertools import groupby
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from nanogpt_kit.core.errors import RunFailed
 from nanogpt_kit.core.integers import ceil_div
 from nanogpt_kit.core.kinds import Order, OrderContext, PackedOrder
+from nanogpt_kit.core.step_plan import StepPlan
+from nanogpt_kit.data.order_of_sources import checked_starts
 from nanogpt_kit.data.packed import assemble, packed_windows, select_windows
 from nanogpt_kit.data.split import Split
 from nanogpt_kit.nn.loss import IGNORED
@@ -28,9 +30,10 @@ class Batch:
     ids: Tensor  # (W, T) int64
     targets: Tensor  # (W, T) int64: the next token of each; -1 where there is none
     starts: np.ndarray  # (W,) each window's first token in the split, without windows that fill the batch
-    all_tokens: int  # predicted tokens of all ranks
+    all_tokens: int  # predicted tokens of all ranks that count
     segments: Tensor | None = None  # (W, T) int64: the document, within its window, that each token belongs to
     left_out: int = 0  # windows at the end that only fill the batch, and that micro-batches of several leave out
+    parts: int = 1  # that each window of block_size tokens was cut into: W is the number of all
 
     @classmethod
     def from_split(cls, split: Split, starts: np.ndarray, block_size: int, with_segments: bool) -> Batch:
@@ -38,12 +41,29 @@ class Batch:
         segments = torch.from_numpy(split.segments(starts, block_size)) if with_segments else None
         return cls(ids, targets, starts, int((targets >= 0).sum()), segments)
 
+    @property
+    def divisor(self) -> int:
+        """What sums over the tokens are divided by: `all_tokens`, or 1 where no token counts, so that means are 0."""
+        return max(1, self.all_tokens)
+
     def without_targets(self) -> Batch:
         """The same windows; the loss ignores every token."""
         return replace(self, targets=torch.full_like(self.targets, IGNORED), all_tokens=0)
 
+    def cut(self, length: int) -> Batch:
+        """The same tokens in windows of `length`, a divisor of T."""
+        parts = self.ids.shape[1] // length
+        if parts == 1:
+            return self
+        cut = self._map(lambda tensor: tensor.reshape(-1, length))
+        return replace(cut, left_out=self.left_out * parts, parts=parts)
+
     def micro_batches(self, size: int, device: str | None = None) -> list[tuple[Tensor, Tensor, Tensor | None]]:
-        """(ids, targets, segments) of at most `size` windows each, moved to `device` where one is given."""
+        """(ids, targets, segments) of at most `size` windows of block_size tokens each, whatever they were cut into.
+
+        They are moved to `device` where one is given.
+        """
+        size *= self.parts
         batch = self.to(device) if device else self
         whole = batch.ids, batch.targets, batch.segments
         parts = [whole]  # a split into one part would cost 0.1 ms while the caches hold the step's data
@@ -79,6 +99,7 @@ class Batches:
         split: Split,
         order: Order,
         ctx: OrderContext,
+        plan: StepPlan | None = None,
         *,
         with_segments: bool = False,
         rank: int = 0,
@@ -86,11 +107,14 @@ class Batches:
         pin: bool = False,
         leave_out_fill: bool = False,
     ) -> None:
-        """With `leave_out_fill`, a window that only makes the batch of a rank as large as that of others is in a
+        """`plan` decides the windows of each step; omitted: all have `ctx.batch_windows`.
+
+        With `leave_out_fill`, a window that only makes the batch of a rank as large as that of others is in a
         micro-batch only where it is the only one there. Its targets are ignored in any case."""
         self.split = split
         self.order = order
         self.ctx = ctx
+        self.plan = plan or StepPlan(ctx.batch_windows * ctx.block_size, ctx.block_size)
         self.with_segments = with_segments
         self.rank, self.world_size = rank, world_size
         self.pin = pin
@@ -101,7 +125,15 @@ class Batches:
         return self.at_steps([step])[0]
 
     def at_steps(self, steps: Sequence[int]) -> list[Batch]:
-        """The batches of several steps, made together with as few numpy and torch calls as one batch takes."""
+        """The batches of several steps. Those that follow each other with equally many windows are made together."""
+        if self.plan.has_equal_steps:
+            return self.whole_windows(steps)
+        groups = [list(group) for _, group in groupby(steps, lambda step: self.plan.at(step).n_windows)]
+        batches = [batch for group in groups for batch in self.whole_windows(group)]
+        return [batch.cut(self.plan.at(step).length) for step, batch in zip(steps, batches, strict=True)]
+
+    def whole_windows(self, steps: Sequence[int]) -> list[Batch]:
+        """Batches of equally many windows, not cut, with as few numpy and torch calls as one batch takes."""
         if isinstance(self.order, PackedOrder):
             return [self.packed_at(self.order, step) for step in steps]
         starts = np.stack([self.starts(step).copy() for step in steps])  # (S, all ranks' W)
@@ -111,12 +143,16 @@ class Batches:
         whole = Batch.from_split(self.split, filled.ravel(), self.ctx.block_size, self.with_segments)
         whole.targets.unflatten(0, (-1, largest))[:, mine.shape[1] :] = IGNORED
         parts = (whole.pinned() if self.pin else whole).micro_batches(largest)
-        all_tokens = starts.shape[1] * self.ctx.block_size  # no window reaches past the end
+        all_tokens = self.split.count_targets(starts, self.ctx.block_size).sum(axis=1).tolist()  # by step
         left_out = largest - mine.shape[1] if self.leave_out_fill else 0
         return [
-            Batch(ids, targets, step_starts, all_tokens, segments, left_out)
-            for step_starts, (ids, targets, segments) in zip(mine, parts, strict=True)
+            Batch(ids, targets, step_starts, counted, segments, left_out)
+            for step_starts, counted, (ids, targets, segments) in zip(mine, all_tokens, parts, strict=True)
         ]
+
+    def largest(self) -> Batch:
+        """The batch with the most windows, not cut."""
+        return self.whole_windows([self.plan.largest_step])[0]
 
     def packed_at(self, order: PackedOrder, step: int) -> Batch:
         """The batch of a step whose windows are made of pieces; those that fill up a rank's part have none."""
@@ -129,24 +165,19 @@ class Batches:
         ids, targets, segments = map(torch.from_numpy, assemble(self.split, mine, largest, ctx.block_size))
         starts = mine.starts[mine.rows.searchsorted(np.arange(count))]
         left_out = largest - count if self.leave_out_fill else 0
-        all_tokens = int(packed.lengths.sum())
+        all_tokens = int(self.split.count_targets(packed.starts, packed.lengths).sum())
         batch = Batch(ids, targets, starts, all_tokens, segments if self.with_segments else None, left_out)
         return batch.pinned() if self.pin else batch
 
     def context(self, step: int) -> OrderContext:
-        return replace(self.ctx, first_window=step * self.ctx.batch_windows)
+        batch = self.plan.at(step)
+        return replace(self.ctx, first_window=batch.first_window, batch_windows=batch.n_windows)
 
     def starts(self, step: int) -> np.ndarray:
         """(W,) the first token of each window, of all ranks. Raises RunFailed where one is outside the split."""
         ctx = self.context(step)
-        starts = self.order.starts(step, ctx)
-        if isinstance(self.order, PackedOrder):
-            return starts
-        last = ctx.n_tokens - ctx.block_size - 1
-        if starts.shape != (ctx.batch_windows,) or starts.min() < 0 or starts.max() > last:
-            expected = f"expected {ctx.batch_windows} starts from 0 to {last}"
-            raise RunFailed(f"order {type(self.order).__name__} returned starts {starts} for step {step}; {expected}")
-        return self.split.move_to_documents(starts, ctx.block_size) if self.order.at_documents else starts
+        packed = isinstance(self.order, PackedOrder)
+        return self.order.starts(step, ctx) if packed else checked_starts(self.order, step, ctx, self.split)
 
 
 class Prefetcher:
@@ -160,9 +191,6 @@ class Prefetcher:
     def __init__(self, batches: Batches, total_steps: int) -> None:
         self.batches = batches
         self.total_steps = total_steps
-        self.batches_together = max(
-            1, min(MAX_PREFETCHED_BATCHES, PREFETCH_TOKENS // (batches.ctx.batch_windows * batches.ctx.block_size))
-        )
         self.thread = ThreadPoolExecutor(1, "batches")
         self.ready: dict[int, Batch] = {}  # by step
         self.pending: tuple[int, Future[dict[int, Batch]]] | None = None  # the first step, and the batches from it on
@@ -177,8 +205,17 @@ class Prefetcher:
                 self.pending = next_step, self.thread.submit(self.make_from, next_step)
         return self.ready.pop(step)
 
+    def of_each_shape(self, step: int) -> list[Batch]:
+        """The batch of a step; where a schedule shapes batches, also that of the last one."""
+        last = [] if self.batches.plan.has_equal_steps else [self.batches.at(max(step, self.total_steps - 1))]
+        return [self.at(step), *last]
+
     def make_from(self, first: int) -> dict[int, Batch]:
-        steps = range(first, max(first + 1, min(first + self.batches_together, self.total_steps)))
+        tokens, end = self.batches.plan.tokens, first + 1
+        last = min(first + MAX_PREFETCHED_BATCHES, self.total_steps)
+        while end < last and tokens(end + 1) - tokens(first) <= PREFETCH_TOKENS:
+            end += 1
+        steps = range(first, end)
         try:
             return dict(zip(steps, self.batches.at_steps(steps), strict=True))
         except Exception:  # of any of these steps; it is raised when that step is reached

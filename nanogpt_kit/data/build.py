@@ -10,6 +10,7 @@ import time
 import zlib
 from collections.abc import Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
+from operator import mul
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +22,13 @@ from nanogpt_kit.data import pretokenized
 from nanogpt_kit.data.chunks import CorpusStats, TextChunk, text_chunks
 from nanogpt_kit.data.encode import encode_chunks, token_dtype
 from nanogpt_kit.data.encoders import make_encoder
-from nanogpt_kit.data.manifest import MANIFEST, DataManifest, DatasetRecord
-from nanogpt_kit.data.prepared_data import check_block_size, data_files
+from nanogpt_kit.data.manifest import MANIFEST, DataManifest, DatasetRecord, SplitRecord
+from nanogpt_kit.data.prepared_data import check_block_size, check_counted, data_files
 from nanogpt_kit.data.progress import ProgressReport
+from nanogpt_kit.data.source_hashes import with_source_hashes
 from nanogpt_kit.data.tokenizer_record import TokenizerRecord
-from nanogpt_kit.data.writer import JOURNAL, StalePreparation, TokenWriter, check_free_space
+from nanogpt_kit.data.unfinished_file import StalePreparation
+from nanogpt_kit.data.writer import JOURNAL, TokenWriter, check_free_space
 from nanogpt_kit.runs.files import check_inside
 from nanogpt_kit.runs.lock import is_locked
 from nanogpt_kit.system.folders import folder_bytes
@@ -118,34 +121,45 @@ def write_data(
     source, tokenizer = experiment.dataset, experiment.entry_of(experiment.tokenizer).name
     logger.info("preparing %s as %s tokens", dataset.use, tokenizer)
     encoder = make_encoder(experiment.tokenizer, source, state)
-    stats = CorpusStats(source.splits, source.has_own_splits, REFERENCE_BYTES)
-    with TokenWriter(folder, source.splits, digest(encoder.state())) as writer, ThreadPoolExecutor(1) as compressing:
+    n_sources = len(source.sources)
+    stats = CorpusStats(source.splits, source.has_own_splits, REFERENCE_BYTES, n_sources)
+    with (
+        TokenWriter(folder, source.splits, digest(encoder.state()), n_sources) as writer,
+        ThreadPoolExecutor(1) as compressing,
+    ):
         if writer.chunks_on_disk:
             logger.info("continuing an unfinished preparation")
         if pretokenized.has_tokens(source):
             pretokenized.copy_tokens(source, encoder, writer, stats)
-            references = compressing.submit(compressor_references, bytes(stats.validation_sample))
+            references = [compressing.submit(compressor_references, bytes(text)) for text in stats.validation_samples]
         else:
             references = encode_dataset(experiment, encoder, writer, stats, compressing, workers)
         splits = writer.finish()
-        splits["val"] = splits["val"].model_copy(update={"references": references.result()})
+        of_sources = [future.result() for future in references]
+    splits["val"] = splits["val"].model_copy(update={"references": references_of_split(of_sources, splits["val"])})
     for split, count in stats.duplicates.items():
         splits[split] = splits[split].model_copy(update={"duplicates": count})
         if count:
             logger.warning("%d documents of %s are also in a smaller split", count, split)
     for split, text in stats.text_hashes.items():
         splits[split] = splits[split].model_copy(update={"text_sha256": text.sha256.hexdigest()})
-    check_block_size(splits, experiment.model.block_size)
+        splits[split] = with_source_hashes(splits[split], folder, split, token_dtype(encoder), stats.source_hashes)
+    check_block_size(splits, experiment.model.block_size, tuple(source.sources))
+    check_counted(splits, tuple(source.sources))
     if source.fingerprint() != dataset.fingerprint:
         raise KitError("the text changed while it was read; prepare it again")
     record = TokenizerRecord.of(experiment, encoder)
     manifest = DataManifest.make(dataset, record, token_dtype(encoder).name, splits)
     manifest.write(folder)
     size, seconds = sum(split.bytes for split in splits.values()), time.perf_counter() - started
-    counts = ", ".join(f"{name} {split.tokens:,} tokens" for name, split in splits.items())
+    counts = ", ".join(f"{name} {split.tokens:,} tokens{counted_note(split)}" for name, split in splits.items())
     speed = f" ({size / 1e6 / seconds:.1f} MB/s)" if seconds > 1 and not writer.chunks_on_disk else ""
     logger.info("prepared %.1f MB of text in %.1f s%s: %s", size / 1e6, seconds, speed, counts)
     return manifest
+
+
+def counted_note(split: SplitRecord) -> str:
+    return f" ({split.counted.tokens:,} count)" if split.counted else ""
 
 
 def encode_dataset(
@@ -155,21 +169,22 @@ def encode_dataset(
     stats: CorpusStats,
     compressing: ThreadPoolExecutor,
     workers: int,
-) -> Future[References]:
-    """Encodes the chunks that `writer` does not have yet. Returns the references of the validation text."""
+) -> list[Future[References]]:
+    """Encodes the chunks that `writer` does not have yet. Returns the references of each source's validation text."""
     total = experiment.dataset.text_bytes()
-    references: Future[References] | None = None
+    references: list[Future[References]] = []
     with ProgressReport(total, "tokenizing") as progress:
         chunks = skip_written(text_chunks(experiment.dataset, encoder, stats), writer, progress)
         for index, (chunk, encoded) in enumerate(encode_chunks(chunks, encoder, experiment, total, workers)):
             if index == 0 and total and encoded.text_bytes:
                 disk_bytes_per_byte = (encoded.ids.nbytes + encoded.document_starts.nbytes) / encoded.text_bytes
                 check_free_space(writer.folder, (total - progress.bytes_read) * disk_bytes_per_byte)
-            writer.add(chunk.split, encoded, chunk.empty_documents, chunk.checksum)
+            writer.add(chunk.split, encoded, chunk.empty_documents, chunk.checksum, chunk.source)
             progress.add(encoded.text_bytes, processed=True)
-            if references is None and len(stats.validation_sample) == REFERENCE_BYTES:
-                references = compressing.submit(compressor_references, bytes(stats.validation_sample))
-    return references or compressing.submit(compressor_references, bytes(stats.validation_sample))
+            if not references and len(stats.validation_samples[0]) == REFERENCE_BYTES:
+                references.append(compressing.submit(compressor_references, bytes(stats.validation_samples[0])))
+    rest = stats.validation_samples[len(references) :]
+    return references + [compressing.submit(compressor_references, bytes(text)) for text in rest]
 
 
 def skip_written(chunks: Iterator[TextChunk], writer: TokenWriter, progress: ProgressReport) -> Iterator[TextChunk]:
@@ -186,3 +201,13 @@ def compressor_references(text: bytes) -> References:
     note = f" on {len(text) / 1e6:.0f} MB" if len(text) == REFERENCE_BYTES else ""
     sizes = {"gzip -9": len(zlib.compress(text, 9, wbits=31)), "xz -9": len(lzma.compress(text, preset=9))}
     return {name + note: size * 8 / max(1, len(text)) for name, size in sizes.items()}
+
+
+def references_of_split(of_sources: list[References], split: SplitRecord) -> References:
+    """Those of the sources together, each with the weight of its text."""
+    if len(of_sources) == 1:
+        return of_sources[0]
+    values = [list(references.values()) for references in of_sources]
+    fractions = [source.bytes / max(1, split.bytes) for source in split.sources]
+    names = max(of_sources, key=lambda references: max(map(len, references)))  # a note, where one source has one
+    return {name: sum(map(mul, fractions, column)) for name, *column in zip(names, *values, strict=True)}

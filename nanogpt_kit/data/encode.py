@@ -15,6 +15,7 @@ from nanogpt_kit.core.errors import KitError
 from nanogpt_kit.core.experiment import Experiment
 from nanogpt_kit.core.kinds import Encoder
 from nanogpt_kit.data.chunks import TextChunk
+from nanogpt_kit.data.counted import CountedTokens, count_tokens
 from nanogpt_kit.data.encoders import EncoderRecipe, utf8_size
 from nanogpt_kit.data.worker_pool import WorkerPool
 
@@ -29,6 +30,7 @@ class EncodedChunk:
     document_starts: np.ndarray  # (documents that start in it,) int64: the index in `ids` of their first token
     text_bytes: int
     unknown: int  # characters or tokens that the tokenizer does not know, or whose text it changes
+    counted: CountedTokens | None = None  # None: all of them
 
 
 def token_dtype(encoder: Encoder) -> np.dtype[Any]:
@@ -53,7 +55,8 @@ def encode_chunk(chunk: TextChunk, encoder: Encoder) -> EncodedChunk:
     lengths += np.array(chunk.ends, dtype=bool) * len(eot)
     text_starts = np.cumsum(lengths) - lengths
     lost = (count_lost(encoder, text, ids, chunk.split) for text, ids in zip(chunk.texts, ids_of_texts, strict=True))
-    return EncodedChunk(all_ids, text_starts[np.array(chunk.starts, dtype=bool)], text_bytes, sum(lost))
+    starts, counted = text_starts[np.array(chunk.starts, dtype=bool)], count_tokens(chunk, ids_of_texts, encoder)
+    return EncodedChunk(all_ids, starts, text_bytes, sum(lost), counted)
 
 
 def count_lost(encoder: Encoder, text: str, ids: np.ndarray, split: str) -> int:

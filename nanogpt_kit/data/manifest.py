@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import Field, SerializerFunctionWrapHandler, model_serializer
 
 from nanogpt_kit.core.errors import KitError
 from nanogpt_kit.core.options import digest
@@ -22,8 +22,39 @@ class DatasetRecord(JsonRecord):
     """Which dataset the tokens were made from."""
 
     use: str
-    code: str  # the identity of the component's code
+    code: str  # the identity of the code of the component, and of those within it
     fingerprint: str
+
+
+class CountedRecord(JsonRecord):
+    """The tokens of a split that count, where its documents are marked."""
+
+    tokens: Count
+    bytes: Count  # of the characters that they stand for
+    edges: Count  # numbers in the file
+    sha256: Sha256
+
+
+class SourceRecord(JsonRecord):
+    """Counts and hashes of the tokens of a split that come from one source of the dataset."""
+
+    tokens: Count
+    bytes: Count
+    documents: Count
+    unknown: Count
+    # of the tokens, the starts of documents counted from its first token, and the text; None for train
+    sha256: Sha256 | None = None
+    documents_sha256: Sha256 | None = None
+    text_sha256: Sha256 | None = None
+    # of those that count; None where every token of the split does
+    counted_tokens: Count | None = None
+    counted_bytes: Count | None = None
+    counted_sha256: Sha256 | None = None  # of the edges in the file, counted from its first token; None for train
+
+    @property
+    def measured_bytes(self) -> int:
+        """Bytes of the text that a loss over its tokens is of."""
+        return self.bytes if self.counted_bytes is None else self.counted_bytes
 
 
 class SplitRecord(JsonRecord):
@@ -40,6 +71,18 @@ class SplitRecord(JsonRecord):
     documents_sha256: Sha256
     text_sha256: Sha256 | None = None  # of the text, the same for every tokenizer; None for train
     references: dict[str, Annotated[float, Field(ge=0, allow_inf_nan=False)]] = {}  # bits per byte, by compressor
+    counted: CountedRecord | None = None  # None, and not in the file: every token counts
+    sources: list[SourceRecord] = []  # in the order of their tokens; empty where the dataset is one source
+
+    @property
+    def measured_bytes(self) -> int:
+        """Bytes of the text that a loss over its tokens is of."""
+        return self.counted.bytes if self.counted else self.bytes
+
+    @model_serializer(mode="wrap")
+    def _without_absent(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        values: dict[str, Any] = handler(self)
+        return {key: value for key, value in values.items() if value or key not in ("counted", "sources")}
 
 
 class DataManifest(JsonRecord):

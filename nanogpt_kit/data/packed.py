@@ -12,11 +12,11 @@ from nanogpt_kit.nn.loss import IGNORED
 PADDING = 0  # an id that every vocabulary has
 
 
-def packed_windows(order: PackedOrder, step: int, ctx: OrderContext) -> PackedWindows:
+def packed_windows(order: PackedOrder, step: int, ctx: OrderContext, of_source: str = "") -> PackedWindows:
     """The windows of a step, of all ranks. Raises RunFailed where they are not what `PackedOrder.packed` promises."""
     packed = order.packed(step, ctx)
     if fault := packing_fault(packed, ctx):
-        raise RunFailed(f"order {type(order).__name__} packed the windows of step {step} wrongly: {fault}")
+        raise RunFailed(f"order {type(order).__name__} packed the windows of step {step}{of_source} wrongly: {fault}")
     return packed
 
 
@@ -64,7 +64,8 @@ def assemble(split: Split, packed: PackedWindows, n_windows: int, block_size: in
     place = before - before[first_pieces[rows]] + rows * block_size  # of each piece
     within = np.arange(lengths.sum()) - np.repeat(before, lengths)  # its piece, for each token
     at, places = np.repeat(starts, lengths) + within, np.repeat(place, lengths) + within
-    ids[places], targets[places] = split.tokens[at], split.tokens[at + 1]
+    ids[places] = split.tokens[at]
+    targets[places] = np.where(split.counts(at + 1), split.tokens[at + 1].astype(np.int64), IGNORED)
     segments = np.repeat(pieces, block_size)
     segments[places] = np.repeat(np.arange(len(rows)) - first_pieces[rows], lengths)
     shape = n_windows, block_size

@@ -11,10 +11,11 @@ from typing import Any
 from nanogpt_kit.core.errors import KitError
 from nanogpt_kit.core.experiment import Experiment
 from nanogpt_kit.core.kinds import Dataset
-from nanogpt_kit.core.options import digest
+from nanogpt_kit.core.options import components_in, digest
 from nanogpt_kit.core.paths import expand_path
 from nanogpt_kit.corpus.hash_split import HashSplitDataset
 from nanogpt_kit.data.build import build_data_folder
+from nanogpt_kit.data.dataset_sources import sources_of
 from nanogpt_kit.data.manifest import FORMAT_VERSION, MANIFEST, DatasetRecord, damaged_data_error
 from nanogpt_kit.data.prepared_data import PreparedData
 from nanogpt_kit.data.tokenizer_of_run import find_tokenizer_of_run
@@ -68,16 +69,33 @@ def prepare(
     return prepared
 
 
+def find_prepared(experiment: Experiment) -> PreparedData | None:
+    """What an earlier preparation has written; its manifest alone is checked. None where there is none.
+
+    Raises KitError where the text cannot be read: its contents decide which data is the experiment's.
+    """
+    use = experiment.entry_of(experiment.dataset).name, experiment.entry_of(experiment.tokenizer).name
+    if not any(data_root().glob(f"{folder_prefix(*use)}-*/{MANIFEST}")):
+        return None
+    taken = find_tokenizer_of_run(experiment)
+    path = data_root() / DataIdentity.of(experiment, taken.state if taken else None).folder_name
+    return PreparedData.open(path, experiment) if (path / MANIFEST).exists() else None
+
+
 def warn_of_long_documents(dataset: Dataset, prepared: PreparedData) -> None:
     """Logs where a long document gives validation or test more text than training, as one novel among notes may."""
-    if not isinstance(dataset, HashSplitDataset) or dataset.val_fraction + dataset.test_fraction > MAX_HELD_OUT:
-        return
-    counts = {name: split.tokens for name, split in prepared.splits.items()}
-    largest = max(counts, key=counts.__getitem__)
-    if largest != "train":
-        sizes = f"{largest} has {counts[largest]:,} tokens and train has {counts['train']:,}"
-        remedy = "divide long ones into several files, or name a single file, whose end becomes val"
-        logger.warning("%s, since a document is not divided between splits; %s", sizes, remedy)
+    for index, (name, source) in enumerate(sources_of(dataset).items()):
+        if isinstance(source, HashSplitDataset) and source.val_fraction + source.test_fraction <= MAX_HELD_OUT:
+            counts = {
+                split: record.sources[index].tokens if name else record.tokens
+                for split, record in prepared.splits.items()
+            }
+            largest = max(counts, key=counts.__getitem__)
+            if largest != "train":
+                sizes = f"{largest} has {counts[largest]:,} tokens and train has {counts['train']:,}"
+                where = f" of {name!r}" if name else ""
+                remedy = "divide long ones into several files, or name a single file, whose end becomes val"
+                logger.warning("%s%s, since a document is not divided between splits; %s", sizes, where, remedy)
 
 
 def check_target_free(path: Path) -> None:
@@ -86,6 +104,11 @@ def check_target_free(path: Path) -> None:
         raise KitError(f"{path} is not a folder; remove it to prepare the data there")
     if path.exists() and any(path.iterdir()):
         raise damaged_data_error(path, MANIFEST, "is missing")
+
+
+def folder_prefix(dataset: str, tokenizer: str) -> str:
+    """What the names of the folders begin with that have the data of these components."""
+    return f"{dataset}-{tokenizer}".replace("/", "-")
 
 
 @dataclass(frozen=True)
@@ -99,7 +122,9 @@ class DataIdentity:
     @classmethod
     def of(cls, experiment: Experiment, state: dict[str, Any] | None) -> DataIdentity:
         entry = experiment.entry_of(experiment.dataset)
-        dataset = DatasetRecord(use=entry.name, code=entry.identity, fingerprint=experiment.dataset.fingerprint())
+        inner = [experiment.entry_of(part).identity for _, part in components_in(experiment.dataset)]
+        code = digest([entry.identity, inner]) if inner else entry.identity
+        dataset = DatasetRecord(use=entry.name, code=code, fingerprint=experiment.dataset.fingerprint())
         return cls(dataset, tokenizer_identity(experiment), None if state is None else digest(state))
 
     @property
@@ -110,8 +135,7 @@ class DataIdentity:
             "dataset": self.dataset.as_json(),
             "tokenizer": {**self.tokenizer, **state},
         }
-        name = f"{self.dataset.use}-{self.tokenizer['use']}".replace("/", "-")
-        return f"{name}-{digest(values)[:12]}"
+        return f"{folder_prefix(self.dataset.use, self.tokenizer['use'])}-{digest(values)[:12]}"
 
     def check(self, prepared: PreparedData, state: dict[str, Any] | None) -> None:
         """Raises KitError where the folder contains other data than its name says, though undamaged."""

@@ -15,7 +15,7 @@ from nanogpt_kit.data.data_file import DataFile
 from nanogpt_kit.data.encode import token_dtype
 from nanogpt_kit.data.encoders import restore_encoder
 from nanogpt_kit.data.manifest import MANIFEST, DataManifest, SplitRecord, damaged_data_error, read_manifest
-from nanogpt_kit.data.split import Split
+from nanogpt_kit.data.split import Source, Split
 
 SHORTEST_BLOCK_SIZE = 8  # that a message proposes
 
@@ -27,6 +27,7 @@ class PreparedData:
     path: Path
     encoder: Encoder
     manifest: DataManifest
+    sources: tuple[str, ...] = ()  # their names, in the order of their tokens; empty where the dataset is one source
 
     @classmethod
     def open(cls, path: Path, experiment: Experiment) -> PreparedData:
@@ -35,6 +36,11 @@ class PreparedData:
         tokenizer, splits = manifest.tokenizer, experiment.dataset.splits
         if set(manifest.splits) != set(splits):
             raise damaged_data_error(path, MANIFEST, f"is damaged: its splits are not {', '.join(splits)}")
+        sources = tuple(experiment.dataset.sources)
+        for name, split in manifest.splits.items():
+            if not agrees_with_sources(split, len(sources)):
+                damage = f"is damaged: splits.{name}.sources are not {len(sources)} with the tokens and documents of it"
+                raise damaged_data_error(path, MANIFEST, damage)
         try:
             encoder = restore_encoder(experiment.tokenizer, tokenizer.state)
         except KitError as error:
@@ -43,7 +49,7 @@ class PreparedData:
         if restored != (tokenizer.vocab_size, tokenizer.eot_id, manifest.dtype):
             damage = "is damaged: its vocab_size, eot_id or dtype is not that of its tokenizer"
             raise damaged_data_error(path, MANIFEST, damage)
-        return cls(path, encoder, manifest)
+        return cls(path, encoder, manifest, sources)
 
     @property
     def splits(self) -> dict[str, SplitRecord]:
@@ -78,10 +84,27 @@ class PreparedData:
 
     def split(self, split: str) -> Split:
         """Raises KitError for a split that the dataset lacks."""
-        return Split(self.tokens(split), self.document_starts(split), self.encoder.eot_id is not None)
+        has_eot, counted = self.encoder.eot_id is not None, self.splits[split].counted if split in self.splits else None
+        edges = memory_map(counted_file(self.path, split), "<i8", counted.edges) if counted else None
+        return Split(self.tokens(split), self.document_starts(split), has_eot, self.sources_of(split), edges)
+
+    def sources_of(self, split: str) -> tuple[Source, ...]:
+        """Where each source is in a split; empty where the dataset is one source."""
+        sources, token, document = [], 0, 0
+        for name, record in zip(self.sources, self.splits[split].sources, strict=True):
+            sources.append(Source(name, token, record.tokens, document, record.documents))
+            token, document = token + record.tokens, document + record.documents
+        return tuple(sources)
 
     def check_block_size(self, block_size: int) -> None:
-        check_block_size(self.splits, block_size)
+        check_block_size(self.splits, block_size, self.sources)
+
+
+def agrees_with_sources(split: SplitRecord, n_sources: int) -> bool:
+    """Whether a split has the tokens and documents of its sources, and their number is right."""
+    counts = [(source.tokens, source.documents) for source in split.sources]
+    totals = [sum(column) for column in zip(*counts, strict=True)] or [split.tokens, split.documents]
+    return len(counts) == n_sources and totals == [split.tokens, split.documents]
 
 
 def tokens_file(folder: Path, split: str) -> Path:
@@ -92,6 +115,10 @@ def document_starts_file(folder: Path, split: str) -> Path:
     return folder / f"{split}.documents.bin"
 
 
+def counted_file(folder: Path, split: str) -> Path:
+    return folder / f"{split}.counted.bin"
+
+
 def data_files(folder: Path, manifest: DataManifest) -> list[DataFile]:
     files = []
     for name, split in manifest.splits.items():
@@ -99,6 +126,9 @@ def data_files(folder: Path, manifest: DataManifest) -> list[DataFile]:
         starts = "<i8", split.documents, split.documents_sha256, split.tokens + 1  # an empty document may end the split
         files.append(DataFile(tokens_file(folder, name), *ids, ascending=False))
         files.append(DataFile(document_starts_file(folder, name), *starts, ascending=True))
+        if counted := split.counted:
+            edges = "<i8", counted.edges, counted.sha256, split.tokens + 1  # the last run may reach the end
+            files.append(DataFile(counted_file(folder, name), *edges, ascending=True))
     return files
 
 
@@ -113,12 +143,31 @@ def memory_map(path: Path, dtype: str, count: int) -> np.ndarray:
         raise RunFailed(f"{path} was truncated while it was in use ({error}); {remedy}") from None
 
 
-def check_block_size(splits: Mapping[str, SplitRecord], block_size: int) -> None:
-    """Raises KitError where a split is shorter than one window."""
-    short = {name: split.tokens for name, split in splits.items() if split.tokens <= block_size}
+def check_block_size(splits: Mapping[str, SplitRecord], block_size: int, sources: tuple[str, ...] = ()) -> None:
+    """Raises KitError where a split, or a source in it, is shorter than one window. `sources` are their names."""
+    counts = {name: split.tokens for name, split in splits.items()}
+    if sources:
+        counts = {
+            f"{name} of {source!r}": record.tokens
+            for name, split in splits.items()
+            for source, record in zip(sources, split.sources, strict=True)
+        }
+    short = {name: count for name, count in counts.items() if count <= block_size}
     if short:
-        counts = ", ".join(f"{name} has {count} tokens" for name, count in short.items())
+        found = ", ".join(f"{name} has {count} tokens" for name, count in short.items())
         shorter = 1 << (min(short.values()) - 1).bit_length() >> 1 if min(short.values()) > 1 else 0
         remedy = f", or set model.block_size = {shorter}" if shorter >= SHORTEST_BLOCK_SIZE else ""
         needed = f"model.block_size = {block_size} needs at least {block_size + 1}"
-        raise KitError(f"{counts}, but {needed}; use more text{remedy}")
+        raise KitError(f"{found}, but {needed}; use more text{remedy}")
+
+
+def check_counted(splits: Mapping[str, SplitRecord], sources: tuple[str, ...] = ()) -> None:
+    """Raises KitError where no token of a split, or of a source in it, counts: there is nothing to learn or measure."""
+    counts = {name: split.counted.tokens for name, split in splits.items() if split.counted}
+    for name, split in splits.items():
+        of_sources = zip(sources, split.sources, strict=True)
+        counts |= {f"{source} in {name}": record.counted_tokens or 0 for source, record in of_sources if split.counted}
+    empty = [name for name, count in counts.items() if count < 2]  # the first token is not a target
+    if empty:
+        reason = f"no token of {' and '.join(empty)} counts, since no span of the documents there has text"
+        raise KitError(f"{reason}; mark what is to be learnt, or yield documents that are not marked")

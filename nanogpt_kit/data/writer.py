@@ -17,20 +17,19 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from nanogpt_kit.core.errors import KitError
+from nanogpt_kit.data.counted import CountedFile, CountedState, CountedTokens
 from nanogpt_kit.data.encode import EncodedChunk
 from nanogpt_kit.data.manifest import SplitRecord
-from nanogpt_kit.data.prepared_data import document_starts_file, tokens_file
+from nanogpt_kit.data.prepared_data import counted_file, document_starts_file, tokens_file
+from nanogpt_kit.data.unfinished_file import StalePreparation, reopen_truncated
 from nanogpt_kit.system.reading import read_bytes
 from nanogpt_kit.system.writing import write_atomically
 
 JOURNAL = "progress.json"
+SOURCE_COUNTS = ("tokens", "bytes", "documents", "unknown", "counted_tokens", "counted_bytes")  # see SourceRecord
 SHARD_BYTES = 64_000_000  # of text: what a kill can cost, two seconds of BPE on two cores
 MAX_QUEUED_CHUNKS = 4  # that wait for the disk, so that memory is bounded
 RESERVED_BYTES = 50_000_000  # of disk, left to other programs
-
-
-class StalePreparation(Exception):
-    """An unfinished preparation that cannot be continued: its text or vocabulary has changed, or it is damaged."""
 
 
 @dataclass
@@ -51,9 +50,11 @@ class SplitState(BaseModel):
 
     model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
     counts: dict[str, Annotated[int, Field(ge=0)]] = {}
+    sources: list[dict[str, Annotated[int, Field(ge=0)]]] = []  # counts of each
     size: Annotated[int, Field(ge=0)] = 0  # bytes of tokens
     sha256: str = hashlib.sha256().hexdigest()  # of the tokens
     documents_sha256: str = hashlib.sha256().hexdigest()
+    counted: CountedState = CountedState()
 
 
 class Journal(BaseModel):
@@ -68,21 +69,29 @@ class Journal(BaseModel):
 
 @dataclass
 class SplitFiles:
-    """A split while it is written: <split>.bin, and in <split>.documents.bin the index of each first token."""
+    """A split while it is written: its tokens, the index of the first one of each document, and which of them count."""
 
     tokens: IO[bytes]
     document_starts: IO[bytes]
+    counted: CountedFile
+    sources: list[dict[str, int]]  # counts of each; empty where the dataset is one source
     counts: SplitCounts = field(default_factory=SplitCounts)
     sha256: Any = field(default_factory=hashlib.sha256)
     documents_sha256: Any = field(default_factory=hashlib.sha256)
 
-    def add(self, chunk: EncodedChunk) -> None:
+    def add(self, chunk: EncodedChunk, source: int) -> None:
+        counted = chunk.counted or CountedTokens(np.array([0, len(chunk.ids)]), chunk.text_bytes)
+        added = (len(chunk.ids), chunk.text_bytes, len(chunk.document_starts), chunk.unknown)
+        for of_source in self.sources[source : source + 1]:
+            for name, count in zip(SOURCE_COUNTS, (*added, counted.n_tokens, counted.text_bytes), strict=True):
+                of_source[name] += count
         counts = self.counts
         starts = chunk.document_starts + counts.tokens
         self.tokens.write(chunk.ids.data)
         self.document_starts.write(starts.data)
         self.sha256.update(chunk.ids.data)
         self.documents_sha256.update(starts.data)
+        self.counted.add(chunk.counted, len(chunk.ids), chunk.text_bytes, before=(counts.tokens, counts.bytes))
         counts.tokens += len(chunk.ids)
         counts.bytes += chunk.text_bytes
         counts.unknown += chunk.unknown
@@ -93,13 +102,25 @@ class SplitFiles:
             counts.begin = int(starts[-1])
 
     @property
+    def all_files(self) -> tuple[IO[bytes], ...]:
+        return self.tokens, self.document_starts, self.counted.file
+
+    @property
     def hashes(self) -> dict[str, str]:
         return {"sha256": self.sha256.hexdigest(), "documents_sha256": self.documents_sha256.hexdigest()}
+
+    def state(self) -> SplitState:
+        size, counts = self.tokens.tell(), asdict(self.counts)
+        return SplitState(counts=counts, sources=self.sources, size=size, counted=self.counted.state, **self.hashes)
 
     def finish(self) -> SplitRecord:
         counts = asdict(self.counts)
         counts["longest"] = max(counts["longest"], counts["tokens"] - counts.pop("begin"))
-        return SplitRecord.of_json({**counts, **self.hashes, "duplicates": 0})
+        marks = self.counted.finish()
+        names = [name for name in SOURCE_COUNTS if marks or not name.startswith("counted")]
+        sources = [{name: source[name] for name in names} for source in self.sources]
+        of_files = {**self.hashes, "duplicates": 0, "sources": sources, "counted": marks}
+        return SplitRecord.of_json({**counts, **of_files})
 
 
 class TokenWriter:
@@ -110,9 +131,10 @@ class TokenWriter:
     encoder (its `fingerprint`), or was changed since.
     """
 
-    def __init__(self, folder: Path, splits: tuple[str, ...], fingerprint: str) -> None:
+    def __init__(self, folder: Path, splits: tuple[str, ...], fingerprint: str, n_sources: int = 0) -> None:
         self.folder = folder
         self.fingerprint = fingerprint
+        self.n_sources = n_sources
         self.journal = folder / JOURNAL
         before = read_journal(self.journal) if os.path.lexists(self.journal) else Journal(encoder=fingerprint)
         if before.encoder != fingerprint:
@@ -135,12 +157,18 @@ class TokenWriter:
             counts = SplitCounts(**state.counts)
         except TypeError:
             raise StalePreparation(f"its {JOURNAL} is damaged") from None
+        sources = state.sources or [dict.fromkeys(SOURCE_COUNTS, 0) for _ in range(self.n_sources)]
+        if len(sources) != self.n_sources or any(set(source) != set(SOURCE_COUNTS) for source in sources):
+            raise StalePreparation(f"its {JOURNAL} has other sources")
         tokens, sha256 = reopen_truncated(tokens_file(self.folder, split), state.size, stack)
         starts, documents_sha256 = reopen_truncated(
             document_starts_file(self.folder, split), 8 * counts.documents, stack
         )
-        files = SplitFiles(tokens, starts, counts, sha256, documents_sha256)
-        if files.hashes != {"sha256": state.sha256, "documents_sha256": state.documents_sha256}:
+        edges, counted_sha256 = reopen_truncated(counted_file(self.folder, split), 8 * state.counted.edges, stack)
+        counted = CountedFile(edges, counted_sha256, state.counted)
+        files = SplitFiles(tokens, starts, counted, sources, counts, sha256, documents_sha256)
+        hashes = {"sha256": state.sha256, "documents_sha256": state.documents_sha256}
+        if files.hashes != hashes or counted_sha256.hexdigest() != state.counted.sha256:
             raise StalePreparation(f"its tokens of {split} have changed")
         return files
 
@@ -162,14 +190,16 @@ class TokenWriter:
             raise StalePreparation("its text has changed")
         return True
 
-    def add(self, split: str, chunk: EncodedChunk, empty_documents: int = 0, checksum: int = 0) -> None:
+    def add(
+        self, split: str, chunk: EncodedChunk, empty_documents: int = 0, checksum: int = 0, source: int = 0
+    ) -> None:
         """Queues a chunk to be written. Raises OSError, as on a full disk, for this chunk or one added before."""
-        self.writes.append(self.write_thread.submit(self._write, split, chunk, empty_documents, checksum))
+        self.writes.append(self.write_thread.submit(self._write, split, chunk, empty_documents, checksum, source))
         while len(self.writes) > MAX_QUEUED_CHUNKS or (self.writes and self.writes[0].done()):
             self.writes.popleft().result()
 
-    def _write(self, split: str, chunk: EncodedChunk, empty_documents: int, checksum: int) -> None:
-        self.splits[split].add(chunk)
+    def _write(self, split: str, chunk: EncodedChunk, empty_documents: int, checksum: int, source: int) -> None:
+        self.splits[split].add(chunk, source)
         self.splits[split].counts.empty += empty_documents
         self.chunks += 1
         self.checksum = checksum
@@ -181,13 +211,10 @@ class TokenWriter:
         """Starts flushing everything written so far to disk. Raises the error of the flush before."""
         if self.flush is not None:
             self.flush.result()
-        files = [file for split in self.splits.values() for file in (split.tokens, split.document_starts)]
+        files = [file for split in self.splits.values() for file in split.all_files]
         for file in files:
             file.flush()
-        splits = {
-            name: SplitState(counts=asdict(split.counts), size=split.tokens.tell(), **split.hashes)
-            for name, split in self.splits.items()
-        }
+        splits = {name: split.state() for name, split in self.splits.items()}
         journal = Journal(encoder=self.fingerprint, chunks=self.chunks, checksum=self.checksum, splits=splits)
         state = journal.model_dump_json()
         self.unsaved_bytes = 0
@@ -217,25 +244,6 @@ def read_journal(path: Path) -> Journal:
         return Journal.model_validate_json(read_bytes(path))
     except (OSError, ValidationError):
         raise StalePreparation(f"its {path.name} is damaged") from None
-
-
-def reopen_truncated(path: Path, size: int, stack: ExitStack) -> tuple[IO[bytes], Any]:
-    """A file to append to after its first `size` bytes, and the running SHA-256 of these.
-
-    Bytes after the last whole shard are cut off. Links are not followed: they may lead to another user's files. Raises
-    StalePreparation where bytes are missing.
-    """
-    if path.is_symlink() or (path.exists() and not path.is_file()):
-        raise StalePreparation(f"its {path.name} is not a regular file")
-    path.touch()
-    file = stack.enter_context(path.open("rb+"))
-    if path.stat().st_size < size:
-        raise StalePreparation(f"its {path.name} has lost bytes")
-    file.truncate(size)
-    digest = hashlib.sha256()
-    while raw := file.read(1 << 20):
-        digest.update(raw)
-    return file, digest
 
 
 def check_free_space(folder: Path, needed: float) -> None:

@@ -14,6 +14,7 @@ from typing import Any
 
 from nanogpt_kit.core.code_identity import KIT, hash_source
 from nanogpt_kit.core.errors import Key
+from nanogpt_kit.core.evaluator_metrics import metric_of_source
 from nanogpt_kit.core.experiment import Experiment
 from nanogpt_kit.core.kinds import Evaluator
 from nanogpt_kit.core.module_source import class_sources
@@ -21,7 +22,7 @@ from nanogpt_kit.core.options import Component, components_in, digest, path_opti
 from nanogpt_kit.core.registry import Entry, LocalEntry
 from nanogpt_kit.core.requirements import KIT_DISTRIBUTION
 from nanogpt_kit.corpus.hashes import content_hash
-from nanogpt_kit.data.manifest import DataManifest
+from nanogpt_kit.data.manifest import DataManifest, SourceRecord, SplitRecord
 
 # What computes a loss over a split. Generation is left out: a change there would make losses incomparable.
 EVALUATION_CODE = ("train/evaluation.py", "data/batches.py", "data/split.py", "nn/loss.py")
@@ -45,31 +46,39 @@ def compute_yardsticks(experiment: Experiment, manifest: DataManifest) -> dict[s
         of_text = evaluator.text_metrics()
         for name in names or ():
             yardsticks[name] = digest([instrument, measured_data(evaluator, manifest, of_text=name in of_text)])
+            for index, source in enumerate(experiment.dataset.sources if evaluator.measures_sources else ()):
+                measured = measured_data(evaluator, manifest, of_text=name in of_text, source=index)
+                yardsticks[metric_of_source(name, source)] = digest([instrument, measured])
     if undeclared:
         yardsticks[UNDECLARED] = digest(undeclared)
     return yardsticks
 
 
-def measured_data(evaluator: Evaluator, manifest: DataManifest, of_text: bool) -> Any:
-    """What identifies the data of a metric: the text of the splits, or their tokens.
+def measured_data(evaluator: Evaluator, manifest: DataManifest, of_text: bool, source: int | None = None) -> Any:
+    """What identifies the data of a metric: the text of the splits, or their tokens; of one source, by its index.
 
     Where an evaluator reads no split, but another text, its metrics in tokens depend on the tokenizer.
     """
     splits = [split for split in evaluator.splits_read() if split in manifest.splits]
     if of_text:
-        return [text_of(manifest, split) for split in splits]
-    return [tokens_of(manifest, split) for split in splits] or manifest.tokenizer.fingerprint
+        return [text_of(manifest, split, source) for split in splits]
+    return [tokens_of(manifest, split, source) for split in splits] or manifest.tokenizer.fingerprint
 
 
-def text_of(manifest: DataManifest, split: str) -> list[Any]:
+def record_of(manifest: DataManifest, split: str, source: int | None) -> SplitRecord | SourceRecord:
+    return manifest.splits[split] if source is None else manifest.splits[split].sources[source]
+
+
+def text_of(manifest: DataManifest, split: str, source: int | None = None) -> list[Any]:
     """Tokens do not represent characters that are unknown to the tokenizer, so that those are another text."""
-    record = manifest.splits[split]
+    record = record_of(manifest, split, source)
     return [record.text_sha256 or record.sha256, record.unknown]
 
 
-def tokens_of(manifest: DataManifest, split: str) -> list[str]:
-    record = manifest.splits[split]
-    return [record.sha256, record.documents_sha256]
+def tokens_of(manifest: DataManifest, split: str, source: int | None = None) -> list[str | None]:
+    record = record_of(manifest, split, source)
+    marks = record.counted_sha256 if isinstance(record, SourceRecord) else record.counted and record.counted.sha256
+    return [record.sha256, record.documents_sha256, *([marks] if marks else [])]
 
 
 def evaluator_identity(experiment: Experiment, evaluator: Evaluator) -> list[Any]:

@@ -11,7 +11,7 @@ from torch import Tensor
 from nanogpt_kit.checkpoint import store
 from nanogpt_kit.checkpoint.damaged import damage_as_kit_error, named_tensors
 from nanogpt_kit.checkpoint.fit import load_matching_weights
-from nanogpt_kit.checkpoint.manifest import TOKENIZER, TRAINING, step_of
+from nanogpt_kit.checkpoint.manifest import MANIFEST, TOKENIZER, TRAINING, Manifest, step_of
 from nanogpt_kit.core.errors import KitError, did_you_mean
 from nanogpt_kit.core.experiment import Experiment
 from nanogpt_kit.core.kinds import Encoder
@@ -60,7 +60,9 @@ def load_model(
         return load_exported_model(read_source(source.path, source.format), device, trust_code, overrides)
     assert source.run is not None, "a model is in a format, or of a run"
     checkpoint = source.path
-    experiment = load_recorded(source.run.folder, overrides, trust_code, needs=needs, step=step_of(checkpoint))
+    experiment = load_recorded(
+        source.run.folder, [*options_of_step(checkpoint), *overrides], trust_code, needs=needs, step=step_of(checkpoint)
+    )
     with explained_by(warn_of_other_versions(experiment, {"init", *needs})):
         encoder = encoder_of_checkpoint(checkpoint / TOKENIZER, experiment)
         model = build_uninitialized(experiment.model, experiment.model_context(encoder.vocab_size))
@@ -69,6 +71,12 @@ def load_model(
         else:
             load_matching_weights(model, callback_weights(weights, checkpoint), str(checkpoint))
     return TextGenerator(experiment, model.to(device).eval(), encoder, device)
+
+
+def options_of_step(checkpoint: Path) -> list[str]:
+    """The overrides that give the model's parts the options that schedules had set when the checkpoint was saved."""
+    with damage_as_kit_error(checkpoint / MANIFEST):
+        return [f"{key}={value}" for key, value in Manifest.read(checkpoint).options.items()]
 
 
 def encoder_of_checkpoint(path: Path, experiment: Experiment) -> Encoder:

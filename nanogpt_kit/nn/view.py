@@ -26,7 +26,7 @@ class View:
     slopes: Tensor | None = None  # (H,): what each head's scores lose with each position of distance (ALiBi)
     unmasked: bool = False  # every query attends to every key, windows aside, so that no mask is needed
     padding: Tensor | None = None  # (B, T) bool: True where a query is not part of its text; None: nowhere
-    results: dict[Hashable, Any] = field(default_factory=dict, repr=False)  # results of `cached`
+    results: list[tuple[Hashable, Any]] = field(default_factory=list, repr=False)  # of `cached`, with their keys
 
     def __post_init__(self) -> None:
         both = (self.query_segments is None) == (self.key_segments is None)
@@ -39,13 +39,16 @@ class View:
 
     def with_slopes(self, slopes: Tensor | None) -> View:
         """The view with the slopes of a layer's positions; without slopes this one, whose masks layers share."""
-        return self if slopes is None else replace(self, slopes=slopes, results={})
+        return self if slopes is None else replace(self, slopes=slopes, results=[])
 
     def cached(self, key: Hashable, make: Callable[[], Any]) -> Any:
         """A value derived from the view: made in the first layer that needs `key`, and reused in the others."""
-        if key not in self.results:
-            self.results[key] = make()
-        return self.results[key]
+        for known, value in self.results:  # few; a dict would make the compiler treat a window as a constant
+            if known == key:
+                return value
+        value = make()
+        self.results.append((key, value))
+        return value
 
     def mask(self, window: int | None = None) -> Tensor:
         """(1 or B, 1, T, S) bool: True where the query attends to the key, within the last `window` positions."""

@@ -25,6 +25,13 @@ if TYPE_CHECKING:  # lists of runs need neither it nor the kinds of components
 LIBRARIES = ("torch", "numpy", "pydantic", "safetensors")
 
 
+class TrainedSource(RecordPart):
+    """One source of the data of a run."""
+
+    fraction: float  # of the training windows
+    tokens: int  # in its train split
+
+
 class TrainingData(RecordPart):
     """Which tokens a run is trained on, by fingerprints and SHA-256."""
 
@@ -33,11 +40,13 @@ class TrainingData(RecordPart):
     tokenizer: str  # fingerprint
     splits: dict[str, str]  # SHA-256 of the tokens, by split
     documents: dict[str, str]  # SHA-256 of the document boundaries, by split
+    counted: dict[str, str] | None = None  # SHA-256 of which tokens count, by the splits in which not all do
+    sources: dict[str, TrainedSource] | None = None  # by name; None: the dataset is one source
 
     @property
     def identity(self) -> str:
         """A hash of what was read and what it became, wherever its folder is."""
-        return digest(self.model_dump(exclude={"folder"}))
+        return digest(self.model_dump(exclude={"folder", "sources"}, exclude_none=True))
 
 
 class Machine(RecordPart):

@@ -42,9 +42,9 @@ def flat_items(values: Mapping[str, Any], before: str) -> Iterator[tuple[str, An
         if isinstance(value, dict):
             yield from flat_items(value, f"{key}.")
         elif isinstance(value, list) and value and all(isinstance(item, dict) for item in value):
-            uses = [bare_name(item.get("use", index)) for index, item in enumerate(value)]
             if any("use" in item for item in value):
                 yield key, json_value([item.get("use", index) for index, item in enumerate(value)])
+            uses = [bare_name(item.get("use", index)) for index, item in enumerate(value)]
             for index, item in enumerate(value):
                 part = uses[index] if not before and uses.index(uses[index]) == index else index
                 options = {name: option for name, option in item.items() if name != "use"}

@@ -42,7 +42,7 @@ def estimate_comparison(
         cells = check_comparison(question, seeds, workers, storage, nproc)
     answers = {} if again else find_answers(question, cells)
     experiments = [cell.arm.experiment for cell in cells if cell.key not in answers]
-    tokens = sum(experiment.total_steps * experiment.train.batch_tokens for experiment in experiments)
+    tokens = sum(experiment.total_tokens for experiment in experiments)
     duration = Duration(0.0, "")
     if experiments:
         base, options = question.base.experiment, comparison_options(question, workers, storage)

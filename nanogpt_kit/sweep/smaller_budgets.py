@@ -64,7 +64,7 @@ class SmallerBudgets:
         cells = [cell for smaller in questions for cell in required_cells(smaller, seeds)]
         answers = {} if again else find_answers(question, cells)
         missing = [cell.arm.experiment for cell in cells if cell.key not in answers]
-        tokens = sum(experiment.total_steps * experiment.train.batch_tokens for experiment in missing)
+        tokens = sum(experiment.total_tokens for experiment in missing)
         return cls(tuple(one.base.experiment.total_steps for one in questions), len(cells), len(missing), tokens)
 
     def line(self) -> str:
@@ -84,11 +84,11 @@ def measure_tokens_saved(question: Question, comparison: Comparison, **options: 
     better = result.arm if (result.difference < 0) == (question.direction == "minimize") else 0
     arm = question.arms[better]
     pairs = arm_values(comparison, better)
-    values = {arm.experiment.total_steps * arm.experiment.train.batch_tokens: {s: pairs[s] for s in result.seeds}}
+    values = {arm.experiment.total_tokens: {s: pairs[s] for s in result.seeds}}
     for smaller in budget_questions(question, arm):
         done = run_comparison(smaller, result.seeds, **options)
         experiment = smaller.base.experiment
-        values[experiment.total_steps * experiment.train.batch_tokens] = arm_values(done, 0)
+        values[experiment.total_tokens] = arm_values(done, 0)
     effect = result.difference, result.low, result.high
     saved = tokens_saved(values, effect, question.direction, result.level)
     return BudgetRuns(better, label_of(comparison, better), values, saved)

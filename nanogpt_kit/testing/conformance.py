@@ -13,10 +13,13 @@ import torch
 from safetensors.torch import load_model, save_model
 from torch import Tensor, nn
 
+from nanogpt_kit.core.errors import KitError
 from nanogpt_kit.core.kinds import MLP, Attention, LayerContext, Loss, Mixer, Norm, Position
+from nanogpt_kit.core.part_options import PartOption
 from nanogpt_kit.nn.concurrent_calls import hazard_of_calls
 from nanogpt_kit.testing.component import ComponentConformance
 from nanogpt_kit.testing.remedy import assert_same, check_gradients, errors_as_failures
+from nanogpt_kit.train.model_options import modules_of
 
 B, T = 2, 5
 
@@ -182,6 +185,26 @@ class PartConformance(Conformance):
     def skip_without_gradients(self) -> None:
         if not self.differentiable:
             pytest.skip(f"{type(self.component).__name__} has no backward pass on {self.device}")
+
+    def test_a_schedulable_option_may_change(self) -> None:
+        """A schedule sets it while the model trains; the module then computes as one that was built with the value."""
+        for name in self.component.schedulable:
+            option = PartOption((self.component.kind, name), self.component)
+            if option.base is None:
+                continue
+            module, other, value = self.build(), type(self)(), option.scaled(0.5)
+            try:
+                reading = modules_of(option, module)
+            except KitError as error:
+                raise AssertionError(f"{name} is in `schedulable`: {error}") from None
+            for part in reading:
+                setattr(part, name, value)
+            other.component = self.component.model_copy(update={name: value})  # type: ignore[misc]
+            claim = (
+                f"with {name} set to {value} it computes something else than one that was built with it: read "
+                f"self.{name} in each forward pass, and keep nothing that was computed from it"
+            )
+            assert_same(self.outputs(module), self.outputs(other.build()), claim, equal_nan=True)
 
     @torch.no_grad()
     def test_its_inputs_are_not_modified(self) -> None:

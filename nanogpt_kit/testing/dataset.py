@@ -6,6 +6,8 @@ The dataset is read several times, so choose a small source.
 from __future__ import annotations
 
 import json
+import math
+import re
 from collections import defaultdict
 from typing import ClassVar
 
@@ -14,11 +16,13 @@ import pytest
 import tomli
 import tomli_w
 
-from nanogpt_kit.core.kinds import Dataset, Document
+from nanogpt_kit.core.kinds import Dataset, Document, MarkedText
 from nanogpt_kit.testing.component import ComponentConformance
 from nanogpt_kit.testing.remedy import errors_as_failures
 
+METRIC_PART = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 SAME = "sort what the file system or a set lists, and draw no random numbers"
+Marks = tuple[tuple[int, int], ...]  # (first, end) of each span
 MAX_NUL_FRACTION = 0.1  # of a document's characters
 
 
@@ -29,6 +33,10 @@ class DatasetConformance(ComponentConformance):
 
     def texts(self, split: str) -> list[str]:
         return [join_document(document) for document in self.component.documents(split)]
+
+    def marks(self, split: str) -> list[Marks | None]:
+        """The spans that count of each document that has text; None for one that counts wholly."""
+        return [marks_of(document) for document in self.component.documents(split) if join_document(document)]
 
     def tokens(self, split: str) -> list[np.ndarray]:
         pieces = self.component.tokens(split)
@@ -67,6 +75,8 @@ class DatasetConformance(ComponentConformance):
             else:
                 same = self.texts(split) == self.texts(split)
                 assert same, f"a second pass over {split} gives other documents: {SAME}"
+                same = self.marks(split) == self.marks(split)
+                assert same, f"a second pass over {split} marks other spans of its documents: {SAME}"
 
     def test_the_fingerprint_is_a_stable_hash(self) -> None:
         written = tomli.loads(tomli_w.dumps(self.as_toml()))
@@ -82,6 +92,25 @@ class DatasetConformance(ComponentConformance):
         size = self.component.text_bytes()
         remedy = "return a positive whole number, or None where it is not known"
         assert size is None or (isinstance(size, int) and size > 0), f"text_bytes() is {size!r}: {remedy}"
+
+    def test_each_source_has_its_splits_and_no_sources(self) -> None:
+        for name, source in self.component.sources.items():
+            missing = set(self.component.splits) - set(source.splits)
+            assert not missing, f"source {name!r} has no {' and '.join(sorted(missing))}: leave it out of `splits`"
+            assert not source.sources, f"source {name!r} has sources itself: name those in its place"
+            assert METRIC_PART.fullmatch(name), f"source {name!r} names a metric: use letters, digits, '.', '_' and '-'"
+
+    def test_the_proportions_are_numbers_for_all_sources(self) -> None:
+        windows = {name: 7 + index for index, name in enumerate(self.component.sources)}
+        if not windows:
+            pytest.skip(f"{type(self.component).__name__} is one source")
+        proportions = self.component.proportions(windows)
+        assert proportions.keys() == windows.keys(), (
+            f"proportions() has {sorted(proportions)}: give {', '.join(windows)}"
+        )
+        valid = all(0 <= part < math.inf for part in proportions.values()) and any(proportions.values())
+        remedy = "return numbers of at least 0, at least one of them above it"
+        assert valid, f"proportions() is {dict(proportions)}: {remedy}"
 
     # --- text ---
 
@@ -118,14 +147,26 @@ class DatasetConformance(ComponentConformance):
     def test_documents_with_split_are_those_of_the_splits(self) -> None:
         self.skip_unless_text()
         found: dict[str, list[str]] = defaultdict(list)
+        marks: dict[str, list[Marks | None]] = defaultdict(list)
         for split, document in self.component.documents_with_split():
             found[split].append(join_document(document))
+            marks[split] += [marks_of(document)] if join_document(document) else []
         unknown = found.keys() - set(self.component.splits)
         assert not unknown, f"documents_with_split() names {sorted(unknown)}: add them to `splits`"
         for split in self.component.splits:
             texts, assigned = ([text for text in some if text] for some in (self.texts(split), found[split]))
             remedy = "derive one from the other, or leave documents_with_split to the base class"
             assert assigned == texts, f"documents_with_split() and documents() disagree about {split}: {remedy}"
+            same = marks[split] == self.marks(split)
+            assert same, f"documents_with_split() and documents() mark other spans of {split}: {remedy}"
+
+    def test_something_counts_in_every_split(self) -> None:
+        self.skip_unless_text()
+        for split in self.component.splits:
+            counts = [spans is None or any(first < end for first, end in spans) for spans in self.marks(split)]
+            assert not counts or any(counts), (
+                f"no span of the documents of {split} has text: mark what is to be learnt, or yield strings"
+            )
 
     def test_no_text_is_in_two_splits(self) -> None:
         self.skip_unless_text()
@@ -176,6 +217,10 @@ class DatasetConformance(ComponentConformance):
         with errors_as_failures(claim):
             again = None if vocabulary is None else json.loads(json.dumps(dict(vocabulary)))
         assert again == (None if vocabulary is None else dict(vocabulary)), claim
+
+
+def marks_of(document: Document) -> Marks | None:
+    return document.counted if isinstance(document, MarkedText) else None
 
 
 def join_document(document: Document) -> str:

@@ -214,6 +214,25 @@ class TokenizerConformance(ComponentConformance):
 
         self.check_examples(check, self.text())
 
+    def test_tokens_stand_for_characters_of_the_text(self) -> None:
+        """They decide which tokens of a marked document count."""
+
+        def check(text: str) -> None:
+            (ids,) = self.encoder.encode_batch([text])
+            with errors_as_failures(f"token_spans of {text!r} fails: override it where decoding does not return texts"):
+                spans = self.encoder.token_spans(text, ids)
+            remedy = "return an integer array of shape (n, 2): the first character of each token, and its end"
+            is_table = isinstance(spans, np.ndarray) and spans.shape == (len(ids), 2) and spans.dtype.kind in "iu"
+            assert is_table, f"token_spans gives a wrong array for {text!r}: {remedy}"
+            of_tokens = spans.tolist()
+            outside = [span for span in of_tokens if not 0 <= span[0] <= span[1] <= len(text)]
+            assert not outside, f"token_spans gives {outside[:1]} for the {len(text)} characters of {text!r}: {remedy}"
+            covered = {at for first, end in of_tokens for at in range(first, end)}
+            missed = sorted(set(range(len(text))) - covered) if self.lossless else []
+            assert not missed, f"no token stands for character {missed[0]} of {text!r}: {remedy}"
+
+        self.check_examples(check, self.text())
+
     def test_a_text_can_be_cut_where_it_reports(self) -> None:
         """The cut is right whatever text follows."""
 

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 from torch import nn
 
-from nanogpt_kit.core.errors import Fault, KitError
+from nanogpt_kit.core.errors import Fault, KitError, key_parts
 from nanogpt_kit.core.experiment import Experiment
+from nanogpt_kit.core.kinds import Dataset
 from nanogpt_kit.core.options import RunContext
+from nanogpt_kit.data.dataset_sources import source_faults, sources_of
 from nanogpt_kit.data.tokenizer_of_run import state_from_run
 from nanogpt_kit.generate.prompt import check_prompt
 from nanogpt_kit.nn.group_matches import freeze_parameters
@@ -94,17 +97,25 @@ def check_source(experiment: Experiment, resumed: RunFolder | None = None) -> No
     A path in it may be relative to the folder that a resumed run was started in.
     """
     try:
-        experiment.dataset.check_source()
+        run_checks([partial(check_dataset, experiment.dataset, name) for name in sources_of(experiment.dataset)])
+        if experiment.dataset.sources:
+            experiment.dataset.check_source()  # whether they fit together
     except KitError as error:
         faults = []
         for fault in error.faults:
-            location = experiment.location(tuple((fault.key or "dataset.source").split(".")))
+            location = experiment.location(key_parts(fault.key or "dataset.source"))
             faults.append(Fault(fault.message, fault.key, fault.location or location))
         missing = KitError(*faults)
         started_in = resumed.provenance().folder if resumed else str(Path.cwd())
         if started_in != str(Path.cwd()):
             missing.add_note(f"{resumed} was started in {started_in}; continue it in that folder")
         raise missing from None
+
+
+def check_dataset(dataset: Dataset, name: str) -> None:
+    """Raises KitError where the text of a source is missing, at its own options."""
+    with source_faults(dataset, name):
+        sources_of(dataset)[name].check_source()
 
 
 def check_tokenizer_files(experiment: Experiment) -> None:

@@ -74,19 +74,28 @@ class CompileChoice:
             logger.warning("the run continues uncompiled: %s", choice.why)
         return choice
 
-    def apply(self, model: nn.Module, ctx: RunContext, micro_steps: int) -> None:
+    def apply(
+        self, model: nn.Module, ctx: RunContext, micro_steps: int, equal_steps: bool, options_change: bool
+    ) -> None:
         """Makes the first call of the model compile it. With several processes each block is compiled separately, so
-        that they can synchronize between blocks."""
+        that they can synchronize between blocks.
+
+        Where steps are not equal, it is compiled for batches of any size. `options_change`: schedules set options of
+        its parts.
+        """
         from torch._inductor import list_mode_options  # and with it the compiler, which other runs never import
 
         mode = self.mode
-        if mode == "max-autotune" and (micro_steps > 1 or ctx.world_size > 1):
+        if mode == "max-autotune" and (micro_steps > 1 or ctx.world_size > 1 or not equal_steps):
             mode += "-no-cudagraphs"  # a graph that is replayed would overwrite the gradients it has given before
         options = list_mode_options(mode)
         if ctx.device == "cpu" and sys.platform == "linux":  # where it was measured
             options["cpp_wrapper"] = True  # kernels are called from C++, too: threads do not wait for Python's lock
+        if options_change:  # else every window is compiled for, up to a limit beyond which nothing is compiled
+            torch._dynamo.config.allow_unspec_int_on_nn_module = True
         for module in [model] if ctx.world_size == 1 else transformer_blocks(model) or [model]:
-            module.compile(options=options, dynamic=False)
+            dynamic = True if not equal_steps else None if options_change else False
+            module.compile(options=options, dynamic=dynamic)
             COMPILED_BY_US.add(module)
 
     def warm_up(
@@ -118,7 +127,7 @@ class CompileChoice:
 
 def estimate_gain(experiment: Experiment, ctx: RunContext, parameters: int, cores: int) -> tuple[float, float]:
     """A rough estimate: (seconds that the run takes uncompiled, fraction of them that compiling saves)."""
-    flops = 6.0 * parameters * experiment.train.batch_tokens * experiment.total_steps / ctx.world_size
+    flops = 6.0 * parameters * experiment.total_tokens / ctx.world_size
     if ctx.device == "cuda":
         peak = published_peak_flops(torch.cuda.get_device_name()) or UNKNOWN_PEAK
         seconds, gain = flops / (GPU_UTILIZATION * peak), GPU_GAIN

@@ -70,7 +70,7 @@ class CoreAllocation:
         module = build_on_meta(experiment.model, vocab_size) if ctx.device == "cpu" else None
         if module is None:
             return cls(1, most, most)
-        windows = -(-experiment.batch_windows // ctx.world_size)  # rounded up
+        windows = -(-experiment.step_plan.most_windows // ctx.world_size)  # of the largest step, rounded up
         if isinstance(experiment.train.micro_batch_size, int):
             windows = min(windows, experiment.train.micro_batch_size)
         seconds = 6 * num_params(module) * windows * ctx.block_size / CORE_FLOPS[ctx.precision]

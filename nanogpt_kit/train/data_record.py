@@ -3,24 +3,39 @@
 from __future__ import annotations
 
 from nanogpt_kit.core.errors import KitError
+from nanogpt_kit.core.experiment import Experiment
 from nanogpt_kit.data.manifest import MANIFEST
 from nanogpt_kit.data.prepared_data import PreparedData
+from nanogpt_kit.data.proportions import Proportions
 from nanogpt_kit.data.tokenizer_record import read_tokenizer_record, tokenizer_records_of_run
 from nanogpt_kit.runs.folder import RunFolder
-from nanogpt_kit.runs.provenance import TrainingData
+from nanogpt_kit.runs.provenance import TrainedSource, TrainingData
 
 # Fields of TrainingData that decide what a run learns from, and what the run had where one of them differs.
-COMPARED = {"splits": "other tokens", "documents": "other document boundaries", "tokenizer": "another tokenizer"}
+COMPARED = {
+    "splits": "other tokens",
+    "documents": "other document boundaries",
+    "counted": "other marks",
+    "tokenizer": "another tokenizer",
+}
 
 
-def record_data(data: PreparedData) -> TrainingData:
-    """The data of a run, for its provenance."""
+def record_data(data: PreparedData, experiment: Experiment | None = None) -> TrainingData:
+    """The data of a run, for its provenance; with the proportions of its sources where the `experiment` is given."""
+    proportions = Proportions.of_data(experiment, data) if experiment else None
+    trained = {
+        source.name: TrainedSource(fraction=proportions.fractions[source.name], tokens=source.n_tokens)
+        for source in data.sources_of("train")
+        if proportions
+    }
     return TrainingData(
         folder=str(data.path),
         dataset=data.manifest.dataset.fingerprint,
         tokenizer=data.manifest.tokenizer.fingerprint,
         splits={split: record.sha256 for split, record in data.splits.items()},
         documents={split: record.documents_sha256 for split, record in data.splits.items()},
+        counted={split: record.counted.sha256 for split, record in data.splits.items() if record.counted} or None,
+        sources=trained or None,
     )
 
 

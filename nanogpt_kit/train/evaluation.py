@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import nn
 
 from nanogpt_kit.checkpoint.rng import isolated_rng
 from nanogpt_kit.core.errors import Fault, KitError, RunFailed
+from nanogpt_kit.core.evaluator_metrics import metric_of_source
 from nanogpt_kit.core.experiment import Experiment
 from nanogpt_kit.core.hooks import Hooks
 from nanogpt_kit.core.kinds import Encoder, Evaluator, LiveRun, Sampler, SplitLoss
@@ -48,8 +50,9 @@ class Evaluation:
     interrupted: Callable[[], bool]
     show: Callable[[Sequence[str]], None]
     may_open_test: bool = False
-    split_losses: dict[str, SplitLoss] = field(default_factory=dict)
+    split_losses: dict[tuple[str, str], SplitLoss] = field(default_factory=dict)  # by split and source
     finite_metrics: set[str] = field(default_factory=set)  # names of metrics that must be finite
+    source: str = ""  # whose losses it has; "": those of all sources together
 
     @property
     def model(self) -> nn.Module:
@@ -77,15 +80,24 @@ class Evaluation:
     def split_loss(self, split: str) -> SplitLoss:
         if split == TEST and not self.may_open_test:
             raise KitError(TEST_IS_CLOSED)
-        if split not in self.split_losses:
+        if (split, self.source) not in self.split_losses:
             data = self.data()
-            tokens = data.split(split)
-            losses = self.world.all_gather(list(self._batch_losses(tokens)))
-            nats = sum(loss for of_ranks in zip(*losses, strict=True) for loss in of_ranks)  # in the batches' order
-            first_bytes = len(self.encoder.decode_bytes([int(tokens.tokens[0])]))
-            text_bytes = data.splits[split].bytes - first_bytes
-            self.split_losses[split] = SplitLoss(nats, len(tokens.tokens) - 1, text_bytes)
-        return self.split_losses[split]
+            record = data.splits[split]
+            text_bytes = [source.measured_bytes for source in record.sources] or [record.measured_bytes]
+            losses = {
+                (split, name): self._loss_of(part, size)
+                for (name, part), size in zip(data.split(split).by_source.items(), text_bytes, strict=True)
+            }
+            self.split_losses |= {(split, ""): added_losses(losses.values()), **losses}
+        return self.split_losses[split, self.source]
+
+    def _loss_of(self, split: Split, text_bytes: int) -> SplitLoss:
+        """The loss over a split or the part of one source; the text of its tokens that count has that many bytes."""
+        losses = self.world.all_gather(list(self._batch_losses(split)))
+        nats = sum(loss for of_ranks in zip(*losses, strict=True) for loss in of_ranks)  # in the batches' order
+        first = np.zeros(1, np.int64)
+        first_bytes = len(self.encoder.decode_bytes([int(split.tokens[0])])) if split.counts(first)[0] else 0
+        return SplitLoss(nats, int(split.count_targets(first, len(split.tokens))[0]), text_bytes - first_bytes)
 
     def _batch_losses(self, split: Split) -> Iterator[float]:
         """The losses of this rank's batches, as Python floats: the sum over a long split needs double precision."""
@@ -112,7 +124,7 @@ class Evaluation:
         """Runs the evaluators: {"val/loss": 1.9, ...}. Raises RunFailed for a result that is not a metric."""
         metrics: dict[str, float] = {}
         for evaluator in evaluators:
-            measured = evaluator.evaluate(self)
+            measured = {**evaluator.evaluate(self), **self._measure_sources(evaluator)}
             for name, value in measured.items():
                 if "/" not in name or name in metrics or not isinstance(value, int | float):
                     expected = "expected numbers under unique names such as val/loss"
@@ -121,6 +133,21 @@ class Evaluation:
             if evaluator.requires_finite:
                 self.finite_metrics |= measured.keys()
         return metrics
+
+    def _measure_sources(self, evaluator: Evaluator) -> dict[str, float]:
+        """What an evaluator measures of each source of the dataset."""
+        return {
+            metric_of_source(name, source): value
+            for source in self.generator.experiment.dataset.sources
+            if evaluator.measures_sources
+            for name, value in evaluator.evaluate(replace(self, source=source)).items()
+        }
+
+
+def added_losses(losses: Iterable[SplitLoss]) -> SplitLoss:
+    """The loss over the tokens of all of them."""
+    columns = zip(*((loss.nats, loss.tokens, loss.text_bytes) for loss in losses), strict=True)
+    return SplitLoss(*map(sum, columns))
 
 
 def run_evaluators(
@@ -171,7 +198,7 @@ def evaluate_trained_model(
         generator,
         precision,
         World(),
-        batch_size=windows if isinstance(windows, int) else min(experiment.batch_windows, DEFAULT_WINDOWS),
+        batch_size=windows if isinstance(windows, int) else min(experiment.step_plan.most_windows, DEFAULT_WINDOWS),
         data=partial(evaluation_data, generator),
         interrupted=lambda: False,
         show=show,

@@ -43,6 +43,7 @@ class FiniteChecks:
         self.progress = progress
         self.scaler = scaler
         self.windows_of = windows_of
+        self.batch_callbacks = ""  # the callbacks that may change the windows
         self.pending: tuple[int, PendingScalars] | None = None  # loss and gradient norm of the newest step
         self.grad_clip = 0.0  # of it
         self.pending_extras: tuple[Sequence[str], PendingScalars] = (), PendingScalars()  # of it, by their metrics
@@ -76,7 +77,8 @@ class FiniteChecks:
         if wrong:
             windows = [str(first) for first in self.windows_of(step)]
             shown = ", ".join(windows[:8]) + (", ..." if len(windows) > 8 else "")
-            where = f"step {step + 1}, on the windows that start at tokens {shown} of train"
+            changed = f", as {self.batch_callbacks} left them" if self.batch_callbacks else ""
+            where = f"step {step + 1}, on the windows that start at tokens {shown} of train{changed}"
             raise NotFinite(f"{wrong} at {where}; {HELP}")
         self.last_good_step = step
 

@@ -6,7 +6,8 @@ import ctypes
 import gc
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -14,15 +15,17 @@ from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 
 from nanogpt_kit.checkpoint.rng import isolated_rng
-from nanogpt_kit.core.errors import Fault, KitError
+from nanogpt_kit.core.errors import Fault, KitError, OutOfMemory, key_parts
 from nanogpt_kit.core.experiment import Experiment
 from nanogpt_kit.core.options import RunContext
 from nanogpt_kit.core.sections import Train
+from nanogpt_kit.core.step_plan import BATCH_TOKENS
 from nanogpt_kit.data.batches import Batch
 from nanogpt_kit.nn.sharded import reshard
 from nanogpt_kit.nn.training_loss import TrainingLoss
 from nanogpt_kit.nn.uninitialized import add_model_location, check_model_size, machine_memory_bytes, tensor_bytes
 from nanogpt_kit.train.precision import Precision
+from nanogpt_kit.train.progress import Progress
 from nanogpt_kit.train.world import World
 
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # of glibc's malloc.h
@@ -86,16 +89,17 @@ def check_memory(experiment: Experiment, module: nn.Module | None, ctx: RunConte
             check_model_size(experiment.model, needed, available, most, what)
         except KitError as error:
             raise KitError(*(add_model_location(fault, experiment) for fault in error.faults)) from None
-    batch_tokens = experiment.train.batch_tokens
+    batch_tokens = experiment.step_plan.most_windows * experiment.model.block_size
     needed = batch_tokens * TOKEN_BYTES // ctx.world_size
     if experiment.total_steps and needed > available:
         reason = (
             f"a batch of {batch_tokens:,} tokens takes at least {needed:,} bytes, and this machine has {available:,}"
         )
-        location = experiment.location(("train", "batch_tokens"))
-        raise KitError(
-            Fault(f"{reason}; several updates with smaller batches need less", "train.batch_tokens", location)
-        )
+        key = "train.batch_tokens"
+        if batch_tokens > experiment.train.batch_tokens:
+            key = f"{experiment.schedule_key(BATCH_TOKENS)}.target"
+        remedy = "several updates with smaller batches need less"
+        raise KitError(Fault(f"{reason}; {remedy}", key, experiment.location(key_parts(key))))
 
 
 def keep_freed_memory() -> None:
@@ -126,6 +130,18 @@ def is_out_of_memory(error: BaseException) -> bool:
     )
 
 
+@contextmanager
+def step_memory_hint(options: Train, progress: Progress) -> Iterator[None]:
+    """Around a step: raises OutOfMemory with a remedy where memory runs out inside."""
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        hint = out_of_memory_hint(progress.micro_batch_size, options.micro_batch_size == "auto")
+        raise OutOfMemory(f"step {progress.step + 1}: {hint}") from error
+
+
 def out_of_memory_hint(micro_batch_size: int, is_auto: bool) -> str:
     """The reason and the remedy for a step that needs more memory than there is."""
     if micro_batch_size > 1:
@@ -138,17 +154,23 @@ def out_of_memory_hint(micro_batch_size: int, is_auto: bool) -> str:
 
 def choose_micro_batch_size(
     options: Train,
-    windows: int,  # of a step on one rank
-    first_batch: Callable[[], Batch],
+    windows: int,  # of the largest step on one rank
+    largest_batch: Callable[[], Batch],
     model: nn.Module,
     precision: Precision,
     world: World,
+    progress: Progress,
 ) -> int:
-    """The experiment's micro_batch_size; omitted: all windows; "auto": the largest number that fits on every rank."""
+    """The experiment's micro_batch_size; omitted: all windows; "auto": the largest number that fits on every rank.
+
+    A resumed run keeps what "auto" has found, since another number rounds differently.
+    """
     setting = options.micro_batch_size
     if setting != "auto":
         return min(setting or windows, windows)
-    batch, device = first_batch(), precision.device
+    if progress.micro_batch_size:
+        return progress.micro_batch_size
+    batch, device = largest_batch(), precision.device
 
     def loss_of(count: int) -> Tensor | TrainingLoss:
         ids, targets, segments = batch.micro_batches(count, device)[0]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection
 
 from nanogpt_kit.core.errors import Fault, Key, KitError, did_you_mean, dotted
-from nanogpt_kit.core.evaluator_metrics import evaluator_metrics
+from nanogpt_kit.core.evaluator_metrics import evaluator_metrics, metrics_with_sources
 from nanogpt_kit.core.experiment import Experiment
 from nanogpt_kit.core.kinds import Callback
 from nanogpt_kit.core.layers import Layers
@@ -14,12 +14,13 @@ from nanogpt_kit.nn.extra_names import extra_names
 from nanogpt_kit.nn.uninitialized import build_on_meta
 from nanogpt_kit.train.diagnostics import attention_modules
 
-LOGGED_METRICS = (  # the last three not on every device or in every precision
+LOGGED_METRICS = (  # the last four not in every run: not all tokens count, and devices and precisions that have them
     "train/loss",
     "optim/lr",
     "optim/grad_norm",
     "optim/clip_fraction",
     "perf/tokens_per_second",
+    "train/counted_fraction",
     "optim/loss_scale",
     "perf/mfu",
     "memory/peak_bytes",
@@ -31,7 +32,7 @@ def check_unique_metrics(experiment: Experiment) -> None:
     first: dict[str, int] = {}
     faults = []
     for index, evaluator in enumerate(experiment.evaluator):
-        for name in evaluator.metric_names() or ():
+        for name in metrics_with_sources(evaluator, experiment.dataset.sources) or ():
             if first.setdefault(name, index) != index:
                 reason = (
                     f"reports {name!r}, as evaluator.{first[name]} does; remove one of them, or give them other splits"

@@ -42,7 +42,7 @@ def create_run_folder(setup: Setup, into: Path | None, branch: BranchPoint | Non
 def write_run_folder(setup: Setup, into: Path | None, branch: BranchPoint | None) -> RunFolder:
     """Creates the folder and its records; removes it again where one cannot be written."""
     experiment = setup.experiment
-    launch, data = os.environ.get("TORCHELASTIC_RUN_ID", ""), record_data(setup.data)
+    launch, data = os.environ.get("TORCHELASTIC_RUN_ID", ""), record_data(setup.data, experiment)
     origin: dict[str, Any] = {"init_from": setup.init_from, "tokenizer_from": setup.tokenizer_from}
     if branch is not None:
         before = branch.folder.provenance()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from nanogpt_kit.runs.status import Best
 
@@ -19,3 +19,4 @@ class Progress:
     best: Best | None = None  # of the metric that checkpoint.keep_best names
     steps_since_log: int = 0  # whose loss was read
     clipped_since_log: int = 0  # those of them whose gradient was clipped
+    options: dict[str, int | float] = field(default_factory=dict)  # of the model's parts that schedules change, by key

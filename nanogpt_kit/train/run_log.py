@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Mapping
 from typing import Any
 
-from nanogpt_kit.core.sections import Train
+from nanogpt_kit.core.experiment import Experiment
 from nanogpt_kit.runs import samples
 from nanogpt_kit.runs.folder import RunFolder
 from nanogpt_kit.runs.metrics import MetricsLog, read_metrics, truncate_metrics
@@ -19,10 +19,13 @@ logger = logging.getLogger(__name__)
 class RunLog:
     """The metrics of one run; only rank 0 writes them."""
 
-    def __init__(self, folder: RunFolder, options: Train, progress: Progress, is_resumed: bool, rank: int) -> None:
+    def __init__(
+        self, folder: RunFolder, experiment: Experiment, progress: Progress, is_resumed: bool, rank: int
+    ) -> None:
         """Removes what was logged after the checkpoint that the run continues from."""
         self.metrics = MetricsLog(folder.metrics)
-        self.options = options
+        self.tokens_of_steps = experiment.step_plan.tokens
+        self.log_every_steps = experiment.train.log_every_steps
         self.progress = progress
         self.is_writer = rank == 0
         self.evaluation_before: Mapping[str, Any] = {}  # at the step resumed from, where the file has one
@@ -32,8 +35,7 @@ class RunLog:
     def write(self, metrics: Mapping[str, float]) -> dict[str, float]:
         """Appends a line. Returns the metrics with the tokens and seconds so far."""
         progress = self.progress
-        tokens = progress.step * self.options.batch_tokens
-        record = {"tokens": tokens, "seconds": round(progress.seconds, 3), **metrics}
+        record = {"tokens": self.tokens_of_steps(progress.step), "seconds": round(progress.seconds, 3), **metrics}
         if self.is_writer:
             self.metrics.write({"step": progress.step, **record})
         return record
@@ -52,7 +54,7 @@ class RunLog:
             self.metrics.sync()
 
     def _truncate(self, folder: RunFolder, is_resumed: bool) -> None:
-        step, every = self.progress.step, self.options.log_every_steps
+        step, every = self.progress.step, self.log_every_steps
         after = step if is_resumed else -1
         reached = truncate_metrics(folder.metrics, after)
         samples.truncate_samples(folder.samples, after)

@@ -92,6 +92,7 @@ class Schedules:
                 check_value(drive, step, value)
                 number.set(self.optimizer, value)
             if drive.setter is not None:
+                check_value(drive, step, drive.bounds.value * multiplier)
                 drive.setter(multiplier)
             if drive.schedule.target != LEARNING_RATE:
                 metrics[f"schedule/{drive.schedule.target}"] = multiplier

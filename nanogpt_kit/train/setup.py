@@ -17,8 +17,10 @@ from nanogpt_kit.core.integers import ceil_div
 from nanogpt_kit.core.kinds import OrderContext, WrappedModel
 from nanogpt_kit.core.options import RunContext
 from nanogpt_kit.data.batches import Batches
+from nanogpt_kit.data.order_of_sources import order_of_sources
 from nanogpt_kit.data.prepare import prepare
 from nanogpt_kit.data.prepared_data import PreparedData
+from nanogpt_kit.data.proportions import quota_of
 from nanogpt_kit.data.tokenizer_of_run import TokenizerOfRun, find_tokenizer_of_run, read_tokenizer_of_run
 from nanogpt_kit.generate.prompt import check_prompt
 from nanogpt_kit.nn.extra_names import extra_names
@@ -33,6 +35,8 @@ from nanogpt_kit.train.data_record import check_same_data, record_data
 from nanogpt_kit.train.efficiency import Efficiency
 from nanogpt_kit.train.evaluation import check_evaluators
 from nanogpt_kit.train.memory import keep_freed_memory
+from nanogpt_kit.train.model_options import targets_of_parts
+from nanogpt_kit.train.passes import check_passes
 from nanogpt_kit.train.precision import Precision
 from nanogpt_kit.train.warm_start import WarmStart
 from nanogpt_kit.train.world import World
@@ -76,7 +80,7 @@ class Setup:
             n_tokens=len(split.tokens),
             block_size=experiment.model.block_size,
             first_window=0,
-            batch_windows=experiment.batch_windows,
+            batch_windows=experiment.step_plan.at(0).n_windows,
             seed=experiment.train.seed,
             documents=split.document_starts,
             tokens=split.tokens,
@@ -84,13 +88,15 @@ class Setup:
         )
         return Batches(
             split,
-            experiment.order,
+            order_of_sources(experiment.order, split, quota_of(experiment, self.data)),
             order,
+            experiment.step_plan,
             with_segments=experiment.model.document_mask,
             rank=world.rank,
             world_size=world.size,
             pin=self.placement.ctx.device == "cuda",
-            leave_out_fill=experiment.batch_windows % world.size > 0 and extra_names(experiment.model) != frozenset(),
+            leave_out_fill=experiment.step_plan.leaves_rest(world.size)
+            and extra_names(experiment.model) != frozenset(),
         )
 
     def parallel_model(self, model: nn.Module) -> WrappedModel:
@@ -108,16 +114,19 @@ class Setup:
         choice = CompileChoice.choose(experiment, ctx, num_params(model), cores.chunks * cores.threads)
         choice = choice.agree(world, experiment.train.compile)
         if choice.mode != "off":
-            choice.apply(model, ctx, micro_steps=ceil_div(self.windows_per_rank, micro_batch_size))
+            micro_steps = ceil_div(self.windows_per_rank, micro_batch_size)
+            equal_steps, options_change = experiment.step_plan.has_equal_steps, bool(targets_of_parts(experiment))
+            choice.apply(model, ctx, micro_steps, equal_steps, options_change)
         return choice
 
     @property
     def windows_per_rank(self) -> int:
-        """The windows of a step on each rank; the last rank may have fewer."""
-        return ceil_div(self.experiment.batch_windows, self.placement.world.size)
+        """The windows of the largest step on each rank; the last rank may have fewer."""
+        return ceil_div(self.experiment.step_plan.most_windows, self.placement.world.size)
 
     def efficiency(self) -> Efficiency:
-        return Efficiency.of(self.experiment.model, self.data.encoder.vocab_size, self.placement.ctx)
+        experiment, lengths = self.experiment, self.experiment.step_plan.lengths
+        return Efficiency.of(experiment.model, self.data.encoder.vocab_size, self.placement.ctx, lengths)
 
     def choices(self) -> dict[str, str]:
         """What components chose for this device, by their keys: {"model.attention": "backend flash"}."""
@@ -182,14 +191,16 @@ def prepare_checked_data(
     data = prepare(experiment, tokenizer_state=state, verify=world.local_rank == 0)  # for all ranks of this machine
     check_prompt(experiment, data.encoder)  # a mistake there would show after the training
     check_evaluators(experiment, data.encoder)
+    check_passes(experiment, data)
     if start:
         start.check_tokens(experiment, data)
     if resumed is not None:
         check_same_data(resumed, data)
     versions: dict[str, Any] = {"nanogpt-kit": nanogpt_kit.__version__, "torch": torch.__version__}
     record = record_data(data)
-    tokens = {"tokens": record.splits, "documents": record.documents, "the tokenizer": record.tokenizer}
-    world.require_same({"the experiment": experiment.fingerprint(), **versions, **tokens})
+    tokens = {"tokens": record.splits, "documents": record.documents, "marks": record.counted}
+    facts = {"the experiment": experiment.fingerprint(), **versions, **tokens, "the tokenizer": record.tokenizer}
+    world.require_same(facts)
     return data
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from nanogpt_kit.core.errors import Fault, KitError
 from nanogpt_kit.core.experiment import Experiment
+from nanogpt_kit.core.kinds import Dataset
 from nanogpt_kit.core.options import digest
 from nanogpt_kit.data.tokenizer_of_run import state_from_run
 from nanogpt_kit.data.tokenizer_record import TokenizerRecord, tokenizer_identity
@@ -61,8 +62,23 @@ def learns_alike(experiment: Experiment, before: Experiment) -> bool:
     options = [
         {key: value for key, value in each["tokenizer"].items() if key not in locations} for each in (one, other)
     ]
-    is_same_text = one["dataset"] == other["dataset"] or "vocab_size" not in options[0]
+    datasets = [options_of_text(one["dataset"], experiment.dataset), options_of_text(other["dataset"], before.dataset)]
+    is_same_text = datasets[0] == datasets[1] or "vocab_size" not in options[0]
     return is_same_text and options[0] == options[1]
+
+
+def options_of_text(values: Mapping[str, Any], dataset: Dataset) -> dict[str, Any]:
+    """Those of the options of a dataset that decide its text, and not the proportions of its sources."""
+
+    def kept(table: Mapping[str, Any]) -> dict[str, Any]:
+        return {key: value for key, value in table.items() if key not in dataset.proportion_options}
+
+    tables = {
+        key: [kept(item) if isinstance(item, dict) else item for item in value]
+        for key, value in values.items()
+        if isinstance(value, list)
+    }
+    return kept({**values, **tables})
 
 
 def other_tokens_error(experiment: Experiment, checkpoint: Path, record: Mapping[str, Any], now: str) -> KitError:

@@ -10,13 +10,16 @@ import torch
 from torch import nn
 
 from nanogpt_kit.core.errors import printable
+from nanogpt_kit.core.experiment import Experiment
 from nanogpt_kit.core.kinds import Role
+from nanogpt_kit.data.proportions import Proportions
 from nanogpt_kit.nn.flops import num_params, trained_params
 from nanogpt_kit.nn.parameter_groups import describe_rates
 from nanogpt_kit.nn.parts import transformer_blocks
 from nanogpt_kit.nn.roles import role_by_parameter
 from nanogpt_kit.runs.status import parameters_text
 from nanogpt_kit.train.compile import CompileChoice
+from nanogpt_kit.train.passes import total_windows
 from nanogpt_kit.train.setup import Setup
 
 logger = logging.getLogger(__name__)
@@ -39,9 +42,12 @@ def summarize_run(
         "precision": setup.placement.ctx.precision,
         "model": describe_model(setup, model),
         "data": describe_data(setup),
+        **({} if setup.experiment.step_plan.has_equal_steps else {"batch": describe_batches(setup.experiment)}),
         "compile": compile_mode,
         "folder": str(folder),
     }
+    if proportions := Proportions.of_data(setup.experiment, setup.data):
+        lines["sources"] = proportions.described(total_windows(setup.experiment))
     if text := describe_rates(rates):
         lines["rates"] = text
     if step and setup.resumed is not None and setup.resumed.path != folder:
@@ -74,6 +80,15 @@ def describe_model(setup: Setup, model: nn.Module) -> str:
     name, context = experiment.entry_of(experiment.model).name, f"context {experiment.model.block_size:,}"
     count = parameters_text(num_params(model, non_embedding=False), trained_params(model))
     return ", ".join([name, count, *size, context])
+
+
+def describe_batches(experiment: Experiment) -> str:
+    """Where they differ: "1 to 8 windows, cut into parts of 16 to 64 tokens; 12,288 tokens in 40 steps"."""
+    plan = experiment.step_plan
+    windows = {plan.at(step).n_windows for step in range(plan.total_steps)} or {plan.most_windows}
+    counts, lengths = (f"{min(n):,} to {max(n):,}" if len(n) > 1 else f"{min(n):,}" for n in (windows, plan.lengths))
+    unit = f"windows of {lengths} tokens" if len(plan.lengths) == 1 else f"windows, cut into parts of {lengths} tokens"
+    return f"{counts} {unit}; {plan.total_tokens:,} tokens in {plan.total_steps:,} steps"
 
 
 def describe_data(setup: Setup) -> str:

@@ -14,7 +14,6 @@ from functools import partial
 from torch import Tensor
 
 from nanogpt_kit.checkpoint.rng import seed_everything
-from nanogpt_kit.core.errors import OutOfMemory
 from nanogpt_kit.core.hooks import Hooks
 from nanogpt_kit.data.batches import Batch, Prefetcher
 from nanogpt_kit.generate.generator import TextGenerator
@@ -23,12 +22,14 @@ from nanogpt_kit.nn.optimizers import build_optimizer
 from nanogpt_kit.nn.parameter_groups import rates_by_role
 from nanogpt_kit.nn.training_loss import TrainingLoss, sum_by_name
 from nanogpt_kit.runs.folder import RunFolder
+from nanogpt_kit.train.batch_hook import batch_after_hooks
 from nanogpt_kit.train.checkpoints import Checkpoints
 from nanogpt_kit.train.diagnostics import Diagnostics
 from nanogpt_kit.train.efficiency import Throughput
 from nanogpt_kit.train.evaluation import Evaluation, eval_mode, publish_samples, run_evaluators
 from nanogpt_kit.train.finite import FiniteChecks
-from nanogpt_kit.train.memory import choose_micro_batch_size, is_out_of_memory, memory_metrics, out_of_memory_hint
+from nanogpt_kit.train.memory import choose_micro_batch_size, memory_metrics, step_memory_hint
+from nanogpt_kit.train.model_options import ScheduledOptions
 from nanogpt_kit.train.other_loss import load_starting_weights
 from nanogpt_kit.train.precision import Precision
 from nanogpt_kit.train.progress import Progress
@@ -69,23 +70,26 @@ class Trainer:
         self.diagnostics = Diagnostics(self.model, self.experiment.train.watch)
         self.parallel = setup.parallel_model(self.model)
         self.optimizer = build_optimizer(self.experiment, self.model, shapes)
-        self.schedules = Schedules(self.experiment, self.optimizer, self.progress, self.world)
+        options = ScheduledOptions(self.experiment, self.model, self.progress)
+        self.schedules = Schedules(self.experiment, self.optimizer, self.progress, self.world, options.setters)
 
         state = self.resume_point.restore(self.progress, self.model, self.optimizer, self.scaler)
+        options.restore()
         self.first_step = self.step
-        if state is None:
-            windows, first_batch = setup.windows_per_rank, partial(self.batches.at, 0)
-            self.progress.micro_batch_size = choose_micro_batch_size(
-                self.experiment.train, windows, first_batch, self.model, self.precision, self.world
-            )
+        windows, largest_batch = setup.windows_per_rank, self.batches.batches.largest
+        self.progress.micro_batch_size = choose_micro_batch_size(
+            self.experiment.train, windows, largest_batch, self.model, self.precision, self.world, self.progress
+        )
         self.compile = setup.compile_model(self.model, self.progress.micro_batch_size)
         rates = rates_by_role(self.optimizer, self.schedules.peak_rates)
         self.summary: Mapping[str, str] = summarize_run(
             setup, self.path, self.model, rates, self.step, self.compile.mode
         )
-        self.throughput = Throughput(setup.efficiency(), self.progress)
-        self.log = RunLog(folder, self.experiment.train, self.progress, state is not None, self.rank)
+        self.throughput = Throughput(setup.efficiency(), self.progress, self.experiment.step_plan.tokens)
+        self.log = RunLog(folder, self.experiment, self.progress, state is not None, self.rank)
+        self.config = self.experiment.resolved()
         self.hooks = Hooks(self.experiment.callback, self)
+        self.finite.batch_callbacks = self.hooks.participants("batch_ready")
         self.resume_point.restore_callbacks(state, self.hooks, self.experiment.train.seed, self.world)
         self.checkpoints = self.build_checkpoints()
 
@@ -119,11 +123,12 @@ class Trainer:
         """Compiles the model. A signal ends the run at once meanwhile: there is nothing new to save."""
         if self.compile.mode == "off" or self.stop.agree() != Decision.CONTINUE:
             return
-        batch = self.batches.at(self.step)
+        batches = self.batches.of_each_shape(self.step)
 
         def one_pass() -> None:
             try:
-                self.accumulate(batch)
+                for batch in batches:
+                    self.accumulate(batch)
             finally:
                 self.optimizer.zero_grad(set_to_none=True)
 
@@ -135,14 +140,14 @@ class Trainer:
         """One optimizer step, and its logging."""
         began, next_step = time.perf_counter(), self.step + 1
         is_logged = next_step in (1, self.total_steps) or next_step % self.experiment.train.log_every_steps == 0
-        batch = self.batches.at(self.step)
         scheduled = self.schedules.apply()
+        batch = batch_after_hooks(self.batches.at(self.step), self, self.hooks, self.world)
         with self.diagnostics.begin(is_logged):
             means, grad_norm = self.update(batch)
         self.finite.check_noted_step()  # the step before, so that the device computes this one meanwhile
         self.scalars = self.finite.note_step(self.step, means, grad_norm, self.schedules.grad_clip)
         self.progress.step = next_step
-        self.throughput.tokens += batch.all_tokens
+        self.throughput.add(batch)
         if is_logged:
             self.finite.check_noted_step()  # waits for the device, so the clock is read after it
         self.progress.seconds += time.perf_counter() - began
@@ -152,20 +157,15 @@ class Trainer:
 
     def update(self, batch: Batch) -> tuple[dict[str, Tensor], Tensor]:
         """One optimizer step: (mean losses of all ranks' batch, norm of the gradient), still on the device."""
-        try:
+        with step_memory_hint(self.experiment.train, self.progress):
             means = self.accumulate(batch)
             self.scaler.unscale_(self.optimizer)
+            self.hooks.call("gradients_ready", run=self, step=self.step)
             grad_norm = self.parallel.clip(self.schedules.grad_clip)
             self.diagnostics.before_update()
             self.scaler.step(self.optimizer)
             self.scaler.update()
             self.optimizer.zero_grad(set_to_none=True)
-        except (RuntimeError, MemoryError) as error:
-            if not is_out_of_memory(error):
-                raise
-            is_auto = self.experiment.train.micro_batch_size == "auto"
-            hint = out_of_memory_hint(self.progress.micro_batch_size, is_auto)
-            raise OutOfMemory(f"step {self.step + 1}: {hint}") from error
         if self.step == self.first_step:
             self.world.require_same({"the losses": ", ".join(means)})
         return self.world.sum(means), grad_norm
@@ -178,9 +178,9 @@ class Trainer:
             with self.parallel.sync(last=index == len(micro_batches)):
                 with self.precision.autocast():
                     sums = TrainingLoss.of(self.parallel(ids, targets, segments)).counted(targets)
-                mean = sums.objective / batch.all_tokens  # of all ranks, so that every token weighs the same
+                mean = sums.objective / batch.divisor  # of all ranks, so that every token weighs the same
                 self.scaler.scale(mean).backward()
-            losses.append(sums.metrics(batch.all_tokens))
+            losses.append(sums.metrics(batch.divisor))
         return sum_by_name(losses)
 
     def log_step(self, means: Mapping[str, Tensor], grad_norm: Tensor, scheduled: dict[str, float]) -> None:

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from nanogpt_kit.checkpoint.manifest import step_of
+from nanogpt_kit.checkpoint.manifest import is_option, step_of
 from nanogpt_kit.core.errors import KitError
 from nanogpt_kit.runs.status import Best
 from nanogpt_kit.train.progress import Progress
@@ -29,6 +29,7 @@ PROGRESS_TYPES: dict[str, type | tuple[type, ...]] = {
     "best": (dict, type(None)),
     "steps_since_log": int,
     "clipped_since_log": int,
+    "options": dict,
 }
 TYPES = {**PROGRESS_TYPES, "optimizer": dict, "scaler": dict, "rng": list, "callbacks": dict}
 
@@ -65,6 +66,8 @@ class TrainingState:
             or not 0 <= saved["seconds"] < float("inf")
         ):
             raise ValueError("its step, seconds or micro_batch_size is impossible")
+        if not all(map(is_option, saved["options"].items())):
+            raise ValueError("its options are not numbers by key")
         best = saved["best"] and Best(step=saved["best"]["step"], value=saved["best"]["value"])
         progress = Progress(**{**{key: saved[key] for key in PROGRESS_TYPES}, "best": best})
         return cls(progress, saved["optimizer"], saved["scaler"], saved["rng"], saved["callbacks"])

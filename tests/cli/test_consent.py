@@ -74,7 +74,7 @@ def a_checkpoint(folder: Path) -> None:
     for name in (store.MODEL, store.TRAINING, store.TOKENIZER):
         (folder / name).write_text("{}")
     hashes = {path.name: sha256_file(path) for path in folder.iterdir()}
-    write_json(folder / store.MANIFEST, {"format": 1, "step": int(folder.name[5:]), "files": hashes})
+    write_json(folder / store.MANIFEST, {"format": 1, "step": int(folder.name[5:]), "files": hashes, "options": {}})
 
 
 @pytest.fixture

@@ -40,9 +40,10 @@ def console(monkeypatch: pytest.MonkeyPatch) -> Show:
 
 
 def make_run(**options: Any) -> Any:
-    train = SimpleNamespace(batch_tokens=1_000, max_seconds=None)
+    train = SimpleNamespace(max_seconds=None)
     run = {"first_step": 0, "total_steps": 1_500, "summary": SUMMARY, "references": {"gzip -9": 2.151, "xz -9": 1.928}}
-    experiment = SimpleNamespace(train=train, evaluate=SimpleNamespace(every_steps=500))
+    every = SimpleNamespace(every_steps=500)
+    experiment = SimpleNamespace(train=train, evaluate=every, tokens=lambda steps: 1_000 * steps)
     return SimpleNamespace(**{**run, "experiment": experiment, **options})
 
 
@@ -170,6 +171,9 @@ def test_what_is_left_counts_evaluations_and_max_seconds_and_forgets_the_first_s
     assert display.seconds_left() == pytest.approx(168.0), "at 400, 800, 1200 and after the last step"
     run.experiment.train.max_seconds = 31.0
     assert display.seconds_left() == pytest.approx(37.0), "300 steps in the 30 s that remain, and one evaluation"
+    run.experiment.train.max_seconds = None
+    run.experiment.tokens = lambda steps: 1_000 * steps + 500 * max(0, steps - 800)
+    assert display.seconds_left() == pytest.approx(203.0), "of the 1,400 steps half have half as many tokens more"
     assert [format_seconds(x) for x in (0.9, 61, 3_725)] == ["0:00", "1:01", "1:02:05"]
 
 

@@ -27,7 +27,7 @@ RESOLVED = {
 
 
 def make_watch(vocab_size: int = 256, batch_tokens: int = 1536, resolved: Any = RESOLVED, **options: Any) -> Watch:
-    experiment = SimpleNamespace(train=SimpleNamespace(batch_tokens=batch_tokens), resolved=lambda: resolved)
+    experiment = SimpleNamespace(tokens=lambda steps: steps * batch_tokens, resolved=lambda: resolved)
     run: Any = SimpleNamespace(vocab_size=vocab_size, experiment=experiment)
     return Watch(Divergence(**options), run)
 

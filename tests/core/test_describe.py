@@ -123,3 +123,12 @@ def test_only_a_section_is_a_table_with_options() -> None:
 def test_a_schema_has_no_null() -> None:
     assert option_schemas(Train)["max_tokens"] == {"minimum": 1, "type": "integer"}
     assert [branch["type"] for branch in option_schemas(Train)["micro_batch_size"]["anyOf"]] == ["integer", "string"]
+
+
+def test_every_option_of_an_experiment_has_a_description() -> None:
+    """A slot's says what the component is for; a section has that of its class."""
+    for option in describe_options(Experiment):
+        assert option.description, option.name
+        field = Experiment.model_fields[option.name]
+        assert field.description or option.type == "table", option.name
+        assert "component" not in option.type or option.description[0].islower(), option.name

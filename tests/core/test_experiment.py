@@ -492,7 +492,7 @@ def test_components_refuse_a_context_before_anything_is_built_all_at_once(tmp_pa
 
 
 def test_a_batch_is_counted_in_windows(tmp_path: Path) -> None:
-    assert load(tmp_path).batch_windows == 5
+    assert load(tmp_path).step_plan.most_windows == 5
 
 
 @pytest.mark.parametrize(("most", "steps"), [(79 + 1, 1), (159, 1), (160, 2), (10_000, 20)])

@@ -76,7 +76,8 @@ def test_a_plugin_is_found_by_its_bare_name(tmp_path: Path, install: Install) ->
     install("poly-plugin", POLY, poly_plugin=SCHEDULE.format(name="Poly", power=2.0))
     experiment = load(tmp_path, 'schedule = { use = "poly", power = 3 }')
     assert experiment.schedule.multiplier(5, 10) == 0.125
-    assert experiment.resolved()["schedule"] == {"use": "poly-plugin/poly", "target": "optimizer.lr", "power": 3.0}
+    expected = {"use": "poly-plugin/poly", "target": "optimizer.lr", "power": 3.0}
+    assert experiment.resolved()["schedule"] == expected
     entry = experiment.entry_of(experiment.schedule)
     assert (entry.distribution, entry.version) == ("poly-plugin", "1.0")
 

@@ -6,16 +6,18 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 from statistics import median
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
-from nanogpt_kit.api import Order, OrderContext
+from nanogpt_kit.api import Order, OrderContext, Schedule
 from nanogpt_kit.components.order.random import Random
 from nanogpt_kit.components.order.sequential import Sequential
 from nanogpt_kit.components.order.shuffled import Shuffled
 from nanogpt_kit.core.errors import RunFailed
+from nanogpt_kit.core.step_plan import StepPlan
 from nanogpt_kit.data import batches as batches_module
 from nanogpt_kit.data.batches import Batch, Batches, Prefetcher, evaluation_batches
 from nanogpt_kit.data.split import Split
@@ -221,3 +223,62 @@ def test_the_ranks_evaluate_every_token_once_and_each_as_many_batches(world_size
     assert sorted(targets) == list(range(1, len(split.tokens)))
     in_turn = [batch.starts.tolist() for round_ in zip(*shares, strict=True) for batch in round_ if batch.all_tokens]
     assert in_turn == [batch.starts.tolist() for batch in evaluation_batches(split, BLOCK, batch_size)]
+
+
+# --- steps of different sizes -----------------------------------------------------------------------------------
+
+
+class Stairs(Schedule):
+    """Half of the value at first, then the whole."""
+
+    first: float = 0.5
+
+    def multiplier(self, step: int, total_steps: float) -> float:
+        return self.first if step < 2 else 1.0
+
+
+def growing(tokens: np.ndarray, rank: int = 0, world_size: int = 1, **options: Any) -> Batches:
+    """1, 1, 7, 7, ... windows of 6 tokens, cut into parts of 3, 3, 6, 6, ... tokens."""
+    ctx = OrderContext(first_window=0, n_tokens=len(tokens), block_size=6, batch_windows=1, seed=3)
+    plan = StepPlan(7 * 6, 6, 6, None, Stairs(first=0.1), Stairs())
+    split = split_of(tokens, documents=(0, 13, 14, 90, 170), has_eot=True)
+    ranks = {"rank": rank, "world_size": world_size}
+    return Batches(split, Shuffled(), ctx, plan, with_segments=True, **ranks, **options)
+
+
+@pytest.mark.parametrize("world_size", [1, 2, 4])
+def test_the_ranks_share_the_windows_of_steps_of_different_sizes(tokens: np.ndarray, world_size: int) -> None:
+    ranks = [growing(tokens, rank, world_size) for rank in range(world_size)]
+    steps = [rank.at_steps(range(6)) for rank in ranks]
+    starts = [start for step in zip(*steps, strict=True) for share in step for start in share.starts.tolist()]
+    whole = OrderContext(first_window=0, n_tokens=len(tokens), block_size=6, batch_windows=1 + 1 + 4 * 7, seed=3)
+    assert starts == Shuffled().starts(0, whole).tolist()
+    for step, shares in enumerate(zip(*steps, strict=True)):
+        windows, length = (1, 3) if step < 2 else (7, 6)
+        largest = -(-windows // world_size)
+        assert {tuple(share.ids.shape) for share in shares} == {(largest * 6 // length, length)}
+        assert sum(int((share.targets >= 0).sum()) for share in shares) == windows * 6
+        for share, rank in zip(shares, ranks, strict=True):
+            assert share.all_tokens == windows * 6
+            at = (share.starts[:, None] + np.arange(6)).reshape(-1, length)
+            np.testing.assert_array_equal(share.ids[: len(at)], tokens[at])
+            np.testing.assert_array_equal(share.targets[: len(at)], tokens[at + 1])
+            assert torch.equal(rank.at(step).ids, share.ids)
+
+
+def test_what_only_fills_a_batch_is_left_out_whole_where_windows_are_cut(tokens: np.ndarray) -> None:
+    last = growing(tokens, rank=3, world_size=4, leave_out_fill=True)
+    first, third = last.at(0), last.at(2)
+    assert [len(ids) for ids, _, _ in first.micro_batches(1)] == [2]  # the only window there, whose targets are ignored
+    assert (first.targets == -1).all()
+    assert [len(ids) for ids, _, _ in third.micro_batches(2)] == [1]  # one of two
+
+
+def test_batches_made_ahead_are_few_where_steps_are_large(tokens: np.ndarray, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(batches_module, "PREFETCH_TOKENS", 60)
+    batches = growing(tokens)
+    ahead = Prefetcher(batches, total_steps=6)
+    assert [len(ahead.make_from(step)) for step in range(6)] == [3, 2, 1, 1, 1, 1]
+    for step in (0, 1, 2, 5, 3, 4, 5):
+        assert torch.equal(ahead.at(step).ids, batches.at(step).ids)
+    assert [tuple(batch.ids.shape) for batch in ahead.of_each_shape(1)] == [(2, 3), (7, 6)]

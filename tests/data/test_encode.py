@@ -639,11 +639,11 @@ def test_an_interrupted_preparation_keeps_its_shards(
     add = TokenWriter.add
 
     def interrupted(
-        self: TokenWriter, split: str, tokens: EncodedChunk, empty_documents: int = 0, checksum: int = 0
+        self: TokenWriter, split: str, tokens: EncodedChunk, empty_documents: int, checksum: int, source: int
     ) -> None:
         if self.chunks >= 20:  # counted by another thread
             raise KeyboardInterrupt
-        add(self, split, tokens, empty_documents, checksum)
+        add(self, split, tokens, empty_documents, checksum, source)
 
     monkeypatch.setattr(TokenWriter, "add", interrupted)
     caplog.set_level("INFO", logger="nanogpt_kit")

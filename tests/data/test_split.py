@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -96,3 +97,25 @@ def test_evaluation_masks_documents_too(with_segments: bool) -> None:
         for batch in batches:
             assert batch.segments is not None
             assert batch.segments.tolist() == split.segments(batch.starts, 8).tolist()
+
+
+@given(lengths=lengths, block_size=st.integers(1, 12), data=st.data())
+def test_targets_count_between_edges(lengths: list[int], block_size: int, data: st.DataObject) -> None:
+    whole = split_of(lengths, has_eot=True)
+    n = len(whole.tokens)
+    edges = sorted(data.draw(st.lists(st.integers(0, n), max_size=8).filter(lambda drawn: len(drawn) % 2 == 0)))
+    if not edges:
+        edges = [0, 0]  # nothing counts
+    split = replace(whole, counted=np.array(edges, dtype=np.int64))
+    flags = [any(first <= at < end for first, end in zip(edges[::2], edges[1::2], strict=True)) for at in range(n)]
+    starts = np.array(data.draw(st.lists(st.integers(0, n - 1), min_size=1, max_size=5)))
+    ids, targets = split.windows(starts, block_size)
+    assert (ids == whole.windows(starts, block_size)[0]).all()
+    for start, found in zip(starts.tolist(), targets.tolist(), strict=True):
+        places = range(start + 1, start + 1 + block_size)
+        assert found == [whole.tokens[at] if at < n and flags[at] else -1 for at in places]
+    assert split.count_targets(starts, block_size).tolist() == (targets >= 0).sum(axis=1).tolist()
+    sizes = np.array(data.draw(st.lists(st.integers(1, 20), min_size=len(starts), max_size=len(starts))))
+    pieces = [sum(flags[start + 1 : start + 1 + size]) for start, size in zip(starts, sizes, strict=True)]
+    assert split.count_targets(starts, sizes).tolist() == pieces
+    assert whole.count_targets(starts, sizes).tolist() == np.minimum(sizes, n - 1 - starts).tolist()

@@ -72,7 +72,7 @@ def in_checkpoint(name: str, content: bytes | str | Callable[[bytes], bytes]) ->
 def rehash(checkpoint: Path) -> None:
     files = [path for path in checkpoint.rglob("*") if path.is_file() and path.name != store.MANIFEST]
     hashes = {path.relative_to(checkpoint).as_posix(): sha256_file(path) for path in files}
-    (checkpoint / store.MANIFEST).write_text(json.dumps({"format": 1, "step": 4, "files": hashes}))
+    (checkpoint / store.MANIFEST).write_text(json.dumps({"format": 1, "step": 4, "files": hashes, "options": {}}))
 
 
 def training(change: Callable[[dict[str, Any]], Any]) -> Callable[[Victim], None]:
@@ -178,6 +178,9 @@ CASES = {
     ),
     "an optimizer of other parameters": Case(training(other_optimizer), GOES_ON, "step-00000004"),
     "a step that is a word": Case(training(lambda state: state.update(step="four")), GOES_ON, "step"),
+    "options that are words": Case(
+        training(lambda state: state.update(options={"model.attention.window": "open"})), GOES_ON, "options"
+    ),
     "another step": Case(training(lambda state: state.update(step=3)), GOES_ON, "step"),
     "random numbers as a dict": Case(training(lambda state: state.update(rng={})), GOES_ON, "rng"),
     "random numbers of another kind": Case(training(lambda state: state.update(rng=[{"torch": 1}])), GOES_ON, TRAINING),

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from nanogpt_kit.api import Dataset, Document, Field
+from nanogpt_kit.api import Dataset, Document, Field, MarkedText
 from nanogpt_kit.testing.dataset import DatasetConformance
 from tests.testing.remedies import assert_fails
 
@@ -59,12 +59,20 @@ class Broken(Good):
             found.append("text".encode("utf-16-le").decode())
         if self.how == "half a surrogate pair":
             found.append("a\udc00b")
+        if self.how == "other marks each time":
+            found.append(MarkedText("a marked text", ((0, random.randrange(1, 2**40) % 13),)))
+        if self.how == "nothing counts" and split == "val":
+            found = [MarkedText("five", ()), MarkedText("six", ((3, 3),))]
+        if self.how == "one is marked otherwise":
+            found.append(MarkedText("a marked text", ((0, 5),)))
         if self.how == "validates what it trained on" and split == "val":
             found.append("three")
         yield from found
 
     def documents_with_split(self) -> Iterator[tuple[str, Document]]:
         found = list(super().documents_with_split())
+        if self.how == "one is marked otherwise":
+            found[-1] = found[-1][0], MarkedText("a marked text", ((0, 6),))
         yield from found[:-1] if self.how == "one is not assigned" else found
 
     def fingerprint(self) -> Any:
@@ -98,6 +106,19 @@ class BrokenTokens(Broken):
         return {"characters": {1, 2}} if self.how == "a vocabulary that is a set" else {"characters": "ab"}
 
 
+class BrokenMixture(Broken):
+    @property
+    def sources(self) -> dict[str, Dataset]:
+        name = "two/one" if self.how == "a source is named as a path" else "one"
+        inner = "a split is misnamed" if self.how == "a source lacks a split" else ""
+        return {name: (BrokenMixture if self.how == "a source of sources" else Broken)(how=inner), "two": Good()}
+
+    def proportions(self, windows: Mapping[str, int]) -> Mapping[str, float]:
+        if self.how == "a source is left out":
+            return {"one": 1.0}
+        return dict.fromkeys(windows, -1.0 if self.how == "a proportion below zero" else 2.0)
+
+
 CAUGHT: dict[str, str] = {
     "a split is misnamed": "test_train_and_val_are_among_its_splits",
     "another order each time": "test_every_pass_gives_the_same",
@@ -107,6 +128,9 @@ CAUGHT: dict[str, str] = {
     "UTF-16 as it is": "test_text_is_decoded_correctly",
     "half a surrogate pair": "test_all_text_is_unicode",
     "validates what it trained on": "test_no_text_is_in_two_splits",
+    "other marks each time": "test_every_pass_gives_the_same",
+    "nothing counts": "test_something_counts_in_every_split",
+    "one is marked otherwise": "test_documents_with_split_are_those_of_the_splits",
     "one is not assigned": "test_documents_with_split_are_those_of_the_splits",
     "a fingerprint by chance": "test_the_fingerprint_is_a_stable_hash",
     "a fingerprint that is a number": "test_the_fingerprint_is_a_stable_hash",
@@ -124,6 +148,15 @@ TOKENS_CAUGHT = {
 }
 
 
+SOURCES_CAUGHT = {
+    "a source is named as a path": "test_each_source_has_its_splits_and_no_sources",
+    "a source lacks a split": "test_each_source_has_its_splits_and_no_sources",
+    "a source of sources": "test_each_source_has_its_splits_and_no_sources",
+    "a source is left out": "test_the_proportions_are_numbers_for_all_sources",
+    "a proportion below zero": "test_the_proportions_are_numbers_for_all_sources",
+}
+
+
 def suite(component: Dataset) -> Any:
     """Outside the registry, so it is written down by hand."""
     written = {"use": "broken", **dict(component)}
@@ -132,7 +165,9 @@ def suite(component: Dataset) -> Any:
 
 @pytest.mark.parametrize(
     ("kind", "how", "test"),
-    [(Broken, *case) for case in CAUGHT.items()] + [(BrokenTokens, *case) for case in TOKENS_CAUGHT.items()],
+    [(Broken, *case) for case in CAUGHT.items()]
+    + [(BrokenTokens, *case) for case in TOKENS_CAUGHT.items()]
+    + [(BrokenMixture, *case) for case in SOURCES_CAUGHT.items()],
 )
 def test_a_broken_dataset_is_caught(kind: type[Dataset], how: str, test: str) -> None:
     getattr(suite(kind(how="")), test)()

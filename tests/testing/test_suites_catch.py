@@ -39,15 +39,19 @@ from nanogpt_kit.nn import concurrent_calls
 from nanogpt_kit.nn.thread_probe import training_hazard
 from nanogpt_kit.testing.attention import AttentionConformance
 from nanogpt_kit.testing.attention_scenes import HARDEST, plain_softmax
+from nanogpt_kit.testing.callback import CallbackConformance
 from nanogpt_kit.testing.causality import CHUNKS
 from nanogpt_kit.testing.dataset import DatasetConformance
+from nanogpt_kit.testing.evaluator import EvaluatorConformance
 from nanogpt_kit.testing.mlp import MLPConformance
 from nanogpt_kit.testing.model import ModelConformance
 from nanogpt_kit.testing.norm import NormConformance
 from nanogpt_kit.testing.optimizer import OptimizerConformance
 from nanogpt_kit.testing.order import OrderConformance
+from nanogpt_kit.testing.parallel import ParallelConformance
 from nanogpt_kit.testing.position import PositionConformance
 from nanogpt_kit.testing.sampler import SamplerConformance
+from nanogpt_kit.testing.schedule import ScheduleConformance
 from nanogpt_kit.testing.tokenizer import TokenizerConformance
 from tests.testing.remedies import REMEDIES, assert_fails
 
@@ -985,5 +989,6 @@ def test_the_suites_pass_a_model_that_is_not_broken() -> None:
 def test_the_failures_of_all_suites_are_checked_for_a_remedy() -> None:
     suites = (AttentionConformance, PositionConformance, NormConformance, MLPConformance, ModelConformance)
     others = (DatasetConformance, TokenizerConformance, OrderConformance, OptimizerConformance, SamplerConformance)
-    tests = {name for suite in (*suites, *others) for name in dir(suite) if name.startswith("test_")}
+    newer = (ScheduleConformance, ParallelConformance, EvaluatorConformance, CallbackConformance)
+    tests = {name for suite in (*suites, *others, *newer) for name in dir(suite) if name.startswith("test_")}
     assert tests == REMEDIES.keys()

@@ -50,6 +50,27 @@ def weights(folder: RunFolder) -> Any:
 
 
 @pytest.mark.slow
+def test_a_compiled_run_whose_batches_grow_compiles_nothing_after_its_warm_up(
+    tiny: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, forbidden = CompileChoice.warm_up, ExitStack()
+
+    def warm_up_then_forbid(*args: Any) -> CompileChoice:
+        compiled = real(*args)
+        forbidden.enter_context(torch._dynamo.config.patch(error_on_recompile=True))
+        return compiled
+
+    monkeypatch.setattr(CompileChoice, "warm_up", warm_up_then_forbid)
+    targets = ("train.batch_tokens", "model.block_size")
+    grown = ", ".join(f'{{use="linear", warmup_steps=3, final_fraction=1, target="{target}"}}' for target in targets)
+    options = (f'schedule=[{{use="constant"}}, {grown}]', "train.batch_tokens=320", "train.micro_batch_size=40")
+    with forbidden:
+        compiled = run(tiny, "train.compile=default", *options)
+    assert compiled.status().compile == "default"
+    assert losses(compiled) == pytest.approx(losses(run(tiny, "train.compile=off", *options)), abs=1e-4)
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("threads", [1, 2])  # 2 share the windows
 def test_a_compiled_run_has_the_same_losses_and_compiles_nothing_after_its_warm_up(
     tiny: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, threads: int
@@ -184,7 +205,7 @@ def test_auto_compiles_where_the_gain_exceeds_the_cost(
 def test_on_a_cpu_kernels_are_called_without_pythons_lock(monkeypatch: pytest.MonkeyPatch, mode: str) -> None:
     asked: list[dict[str, Any]] = []
     monkeypatch.setattr(nn.Module, "compile", lambda module, **options: asked.append(options["options"]))
-    CompileChoice(mode, "").apply(nn.Linear(2, 2), CPU, micro_steps=1)
+    CompileChoice(mode, "").apply(nn.Linear(2, 2), CPU, micro_steps=1, options_change=False)
     assert asked == [{**list_mode_options(mode), "cpp_wrapper": True}]
 
 

@@ -32,6 +32,14 @@ class Listener:
         self.hear(f"run_started {run.step} of {run.total_steps}")
 
     @hookimpl
+    def batch_ready(self, step, batch):
+        self.hear(f"batch_ready {step} {list(batch.ids.shape)}")
+
+    @hookimpl
+    def gradients_ready(self, run, step):
+        self.hear(f"gradients_ready {step} {all(p.grad is not None for p in run.model.parameters())}")
+
+    @hookimpl
     def step_finished(self, step):
         self.hear(f"step_finished {step}")
 
@@ -74,6 +82,12 @@ def test_every_hook_is_called_at_its_time(tiny: Path) -> None:
     assert heard[-2:] == ["sampled 20 3", "run_finished finished"]
     counts = Counter(line.split()[0] for line in heard)
     assert counts["step_finished"] == 20
+    steps = [line for line in heard if line.split()[0] in ("batch_ready", "gradients_ready", "step_finished")]
+    assert steps == [
+        line
+        for step in range(20)
+        for line in (f"batch_ready {step} [5, 16]", f"gradients_ready {step} True", f"step_finished {step + 1}")
+    ]
     assert [line for line in heard if line.startswith("logged")] == [
         f"logged {step} True" for step in (1, 5, 10, 15, 20)
     ]

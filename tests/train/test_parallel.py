@@ -24,6 +24,19 @@ from nanogpt_kit.runs.metrics import read_metrics
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="forks its ranks")
 
 PLAIN = ("sample.num_samples=0", "model.dropout=0.0")
+SEAMS = Path(__file__).parents[1] / "seams" / "components"
+THIRD_LESS = """\
+from nanogpt_kit.api import Callback, hookimpl
+
+class ThirdLess(Callback):
+    def build(self, run):
+        return Mask()
+
+class Mask:
+    @hookimpl
+    def batch_ready(self, step, batch):
+        batch.targets[batch.targets % 3 == step % 3] = -1  # another number in each rank's windows
+"""
 
 
 def runs(*wanted: dict[str, Any]) -> list[dict[str, Any]]:
@@ -77,6 +90,21 @@ def test_any_number_of_ranks_sees_the_same_batches_and_gets_the_same_losses(tiny
         assert losses(other) == pytest.approx(losses(one), abs=1e-5)
         assert losses(other, "optim/grad_norm") == pytest.approx(losses(one, "optim/grad_norm"), rel=1e-4)
         assert losses(other, "val/loss") == pytest.approx(losses(one, "val/loss"), abs=1e-5)
+        assert_close(weights(other), weights(one))
+
+
+def test_noise_on_gradients_and_other_windows_are_the_same_on_any_number_of_ranks(tiny: Path) -> None:
+    tiny.with_name("third_less.py").write_text(THIRD_LESS)
+    files = [*(str(SEAMS / f"{name}.py") for name in ("gradient_noise", "data_noising")), "third_less.py"]
+    callbacks = "[{use='gradient_noise', eta=0.01}, {use='data_noising', fraction=0.3}, 'third_less']"
+    more = (f"components={files}", f"callback={callbacks}", "train.steps=6", "train.grad_clip=0.0")
+    wanted = [run(tiny, size, *more, f"name=n{size}") for size in (1, 2, 3)]
+    one, *others = runs(*wanted, run(tiny, 2, *more, "parallel=fsdp", "name=nf"))
+    for other in (one, *others):
+        assert other["codes"] == [0] * len(other["ranks"]), other["ranks"][0].get("told")
+    for other in others:
+        assert losses(other) == pytest.approx(losses(one), abs=2e-5)
+        assert losses(other, "optim/grad_norm") == pytest.approx(losses(one, "optim/grad_norm"), rel=1e-4)
         assert_close(weights(other), weights(one))
 
 
@@ -199,7 +227,7 @@ def test_a_batch_of_fewer_windows_than_ranks_is_the_same_batch(tiny: Path) -> No
     more = ("train.batch_tokens=16", "train.steps=6", "train.micro_batch_size=1")
     one, two = runs(run(tiny, 1, *more, "name=one"), run(tiny, 2, *more, "name=two"))
     assert losses(two) == pytest.approx(losses(one), abs=1e-5)
-    assert Experiment.load(tiny, [*more]).batch_windows == 1
+    assert Experiment.load(tiny, [*more]).step_plan.most_windows == 1
 
 
 def test_tokens_that_do_not_count_weigh_nothing_on_any_number_of_ranks(tiny: Path) -> None:

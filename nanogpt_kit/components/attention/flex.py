@@ -20,6 +20,7 @@ from nanogpt_kit.api import Attention, Field, KitError, LayerContext, RunContext
 
 class Flex(Attention):
     computed_function = "softmax"
+    schedulable = ("window",)
     window: int | None = Field(
         None, ge=1, description="positions that a query attends to, its own included; omitted: all"
     )
@@ -36,13 +37,14 @@ class Flex(Attention):
             raise KitError(
                 f'flex has no dropout, and model.dropout is {ctx.dropout}; set it to 0.0, or use attention = "sdpa"'
             )
-        return BlockSparseAttention(self.window)
+        return BlockSparseAttention(self)
 
 
 class BlockSparseAttention(nn.Module):
-    def __init__(self, window: int | None) -> None:
+    def __init__(self, options: Flex) -> None:
         super().__init__()
-        self.window = window
+        self.options = options
+        self.window = options.window
 
     def forward(self, q: Tensor, k: Tensor, v: Tensor, view: View) -> Tensor:
         grouped = k.size(1) != q.size(1)

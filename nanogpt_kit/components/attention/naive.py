@@ -14,18 +14,20 @@ from nanogpt_kit.api import Attention, Field, LayerContext, View
 
 class Naive(Attention):
     computed_function = "softmax"
+    schedulable = ("window",)
     window: int | None = Field(
         None, ge=1, description="positions that a query attends to, its own included; omitted: all"
     )
 
     def build(self, ctx: LayerContext) -> nn.Module:
-        return WrittenOutAttention(self.window, ctx.dropout)
+        return WrittenOutAttention(self, ctx.dropout)
 
 
 class WrittenOutAttention(nn.Module):
-    def __init__(self, window: int | None, dropout: float) -> None:
+    def __init__(self, options: Naive, dropout: float) -> None:
         super().__init__()
-        self.window = window
+        self.options = options
+        self.window = options.window
         self.drop = nn.Dropout(dropout)
 
     def forward(self, q: Tensor, k: Tensor, v: Tensor, view: View) -> Tensor:

@@ -29,6 +29,7 @@ MAX_WRITTEN_OUT = 256
 
 class SDPA(Attention):
     computed_function = "softmax"
+    schedulable = ("window",)
     window: int | None = Field(
         None, ge=1, description="positions that a query attends to, its own included; omitted: all"
     )
@@ -61,18 +62,20 @@ def is_written_out(device: str, is_bf16: bool, tokens: int) -> bool:
 class FusedAttention(nn.Module):
     def __init__(self, options: SDPA, dropout: float) -> None:
         super().__init__()
+        self.options = options
         self.window = options.window
         self.backend = options.backend
         self.dropout = dropout
 
     def forward(self, q: Tensor, k: Tensor, v: Tensor, view: View) -> Tensor:
-        plain = view.causal_square and view.slopes is None and self.window is None
+        fits = self.window is None or k.size(2) <= self.window  # no key is too far away
+        plain = view.causal_square and view.slopes is None and fits
         dropout = self.dropout if self.training else 0.0
         auto = self.backend == "auto" and is_written_out(q.device.type, q.dtype == torch.bfloat16, q.size(2))
         if plain and (auto or self.backend == "math"):
             return attend(q, k, v, view.mask(), dropout)
         grouped = k.size(1) != q.size(1)
-        unmasked = view.unmasked and view.slopes is None and (self.window is None or k.size(2) <= self.window)
+        unmasked = view.unmasked and view.slopes is None and fits
         if unmasked:  # as for a single new token after a cache
             return F.scaled_dot_product_attention(q, k, v, dropout_p=dropout, enable_gqa=grouped)
         if not plain:  # few fused kernels take masks, so torch chooses one

@@ -61,7 +61,7 @@ class Watch:
         self.loss_of_equal = math.log(max(1, run.vocab_size))  # nats per token
         nats = max(1.0, self.loss_of_equal)
         window, spike = options.window_steps, options.spike
-        deviation = TOKEN_FRACTION * nats / math.sqrt(run.experiment.train.batch_tokens)
+        deviation = TOKEN_FRACTION * nats / math.sqrt(run.experiment.tokens(1))  # of the first steps
         sudden, slow, far = (fraction * nats for fraction in (SPIKE_FRACTION, SLOW_FRACTION, FAR_FRACTION))
         self.loss = RiseDetector(window, spike, sudden, slow, far, deviation)
         self.learnt = sudden  # below it the loss is that of few tokens, and the gradient varies by orders of magnitude

@@ -139,10 +139,13 @@ class RunDisplay(ABC):
         """An estimate for the steps and evaluations that remain; None before a second speed is known."""
         if self.speed.value is None or self.logged_count < 2:
             return None
-        train, every = self.run.experiment.train, self.run.experiment.evaluate.every_steps
-        seconds_per_step, last_step = train.batch_tokens / self.speed.value, self.run.total_steps
-        if train.max_seconds is not None:
-            seconds = max(0.0, train.max_seconds - self.training_seconds)
+        experiment, last_step = self.run.experiment, self.run.total_steps
+        every, max_seconds = experiment.evaluate.every_steps, experiment.train.max_seconds
+        steps = max(1, last_step - self.step)
+        tokens = experiment.tokens(self.step + steps) - experiment.tokens(self.step)
+        seconds_per_step = tokens / steps / self.speed.value  # of those that remain
+        if max_seconds is not None:
+            seconds = max(0.0, max_seconds - self.training_seconds)
             last_step = min(last_step, self.step + math.ceil(seconds / seconds_per_step))
         evaluations = -(-last_step // every) - self.step // every  # one follows the last step in any case
         return (last_step - self.step) * seconds_per_step + evaluations * (self.evaluation_seconds or 0.0)

@@ -6,12 +6,13 @@ Source: Shannon 1951, "Prediction and Entropy of Printed English"; Gao et al. 20
 from __future__ import annotations
 
 import math
-from typing import Literal
+from typing import ClassVar, Literal
 
 from nanogpt_kit.api import EvaluateContext, Evaluator, Field
 
 
 class BitsPerByte(Evaluator):
+    measures_sources: ClassVar[bool] = True
     split: Literal["val", "test"] = Field(
         "val", description="split to evaluate; test is opened only by compare --open-test"
     )

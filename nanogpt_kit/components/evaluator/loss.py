@@ -1,13 +1,14 @@
-"""Mean loss over a whole split, in nats per token: every token except the first, once, with equal weight."""
+"""Mean loss over a whole split, in nats per token: each token that counts, except the first, with equal weight."""
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 from nanogpt_kit.api import EvaluateContext, Evaluator, Field
 
 
 class Loss(Evaluator):
+    measures_sources: ClassVar[bool] = True
     split: Literal["val", "test"] = Field(
         "val", description="split to evaluate; test is opened only by compare --open-test"
     )

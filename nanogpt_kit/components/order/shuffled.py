@@ -35,7 +35,7 @@ def epoch_windows(n_tokens: int, block_size: int) -> int:
     return max(1, n_tokens // block_size - 1)
 
 
-@lru_cache(maxsize=2)
+@lru_cache(maxsize=64)  # a source of a mixture needs one or two, of 32 kB
 def epoch_chunk(n_tokens: int, block_size: int, seed: int, epoch: int, chunk: int) -> np.ndarray:
     """(at most CHUNK_WINDOWS,) int64: the starts of consecutive windows of an epoch's order."""
     n = epoch_windows(n_tokens, block_size)

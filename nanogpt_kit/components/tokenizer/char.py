@@ -70,6 +70,10 @@ class CharEncoder(Encoder):
             raise KitError(f"not in the vocabulary of {self.vocab_size} characters: {shown}")
         return ids[known]
 
+    def token_spans(self, text: str, ids: np.ndarray) -> np.ndarray:
+        known = np.flatnonzero(self.ids.take(code_points(text), mode="clip") < self.vocab_size)  # others are skipped
+        return np.stack([known, known + 1], axis=1)
+
     def decode_bytes(self, ids: Iterable[int]) -> bytes:
         tokens = np.asarray(ids if isinstance(ids, np.ndarray) else list(ids), dtype=np.int64)
         return self.points[tokens].tobytes().decode("utf-32-le").encode("utf-8")

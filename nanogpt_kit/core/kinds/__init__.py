@@ -9,6 +9,7 @@ from __future__ import annotations
 from nanogpt_kit.core.errors import KitError, did_you_mean
 from nanogpt_kit.core.kinds.init import Init, ParameterShape
 from nanogpt_kit.core.kinds.interchange import ExportedModel, Format, ImportedModel
+from nanogpt_kit.core.kinds.marked_text import MarkedText
 from nanogpt_kit.core.kinds.network import (
     MLP,
     Attention,
@@ -32,6 +33,7 @@ from nanogpt_kit.core.kinds.observation import (
     Sampler,
     SplitLoss,
     StepScalars,
+    TrainingBatch,
 )
 from nanogpt_kit.core.kinds.optimization import (
     Optimizer,
@@ -73,6 +75,7 @@ __all__ = [
     "LayerContext",
     "LiveRun",
     "Loss",
+    "MarkedText",
     "MemorySampler",
     "Mixer",
     "MixerContext",
@@ -97,6 +100,7 @@ __all__ = [
     "Stream",
     "TextContext",
     "Tokenizer",
+    "TrainingBatch",
     "WarmupSchedule",
     "WrappedModel",
     "load_entry",

@@ -54,7 +54,7 @@ class MemorySampler(Sampler):
 
 @dataclass(frozen=True)
 class SplitLoss:
-    """The loss over a whole split: every token except the first, each once and with equal weight."""
+    """The loss over a whole split: every token that counts, except the first, each once and with equal weight."""
 
     nats: float
     tokens: int
@@ -105,6 +105,9 @@ class Evaluator(Component):
 
     kind: ClassVar[str] = "evaluator"
     requires_finite: ClassVar[bool] = True  # a run fails where one of its metrics is infinite or NaN
+    # Where the dataset consists of sources, it also measures each of them: as val/loss/NAME besides val/loss. It must
+    # declare `metric_names`, and measure by `EvaluateContext.split_loss` alone.
+    measures_sources: ClassVar[bool] = False
 
     def check(self, encoder: Encoder, block_size: int) -> None:
         """Raises KitError where the vocabulary or the context is unfit for its texts. Called before training."""
@@ -151,6 +154,9 @@ class RunExperiment(Protocol):
     @property
     def sample(self) -> Sample: ...
 
+    def tokens(self, n_steps: int) -> int:
+        """The number of tokens in the windows of the first `n_steps` steps; schedules may give steps different ones."""
+
     def resolved(self) -> dict[str, Any]:
         """Every value, defaults included, as TOML values."""
 
@@ -171,11 +177,28 @@ class StepScalars(Protocol):
         """
 
 
+class TrainingBatch(Protocol):
+    """The windows of a step on this rank, on the CPU. Each tensor may be changed in place, not replaced."""
+
+    @property
+    def ids(self) -> torch.Tensor:
+        """(W, T) int64"""
+
+    @property
+    def targets(self) -> torch.Tensor:
+        """(W, T) int64: the token that each position predicts; -1 does not count. A window of these alone stays so."""
+
+    @property
+    def segments(self) -> torch.Tensor | None:
+        """(W, T) int64: the document, within its window, of each token; None without `model.document_mask`."""
+
+
 class LiveRun(Protocol):
     """A run in progress, as far as its callbacks may use it."""
 
     path: Path
     model: nn.Module
+    optimizer: torch.optim.Optimizer  # schedules set its groups before each step
     first_step: int  # of this process: 0, or the step that was resumed from
     total_steps: int
     vocab_size: int  # tokens, without padding
@@ -185,6 +208,10 @@ class LiveRun(Protocol):
 
     @property
     def experiment(self) -> RunExperiment: ...
+
+    @property
+    def config(self) -> Mapping[str, Any]:
+        """Every value of the experiment, defaults included, as in experiment.toml."""
 
     @property
     def step(self) -> int:

@@ -6,18 +6,22 @@ import codecs
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from fractions import Fraction
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Self
 
 from pydantic import Field, model_validator
 
 from nanogpt_kit.core.errors import option_error
+from nanogpt_kit.core.kinds.marked_text import MarkedText, TokenBytes, spans_of_pieces
 from nanogpt_kit.core.options import Component, PathStr
 
 if TYPE_CHECKING:
     import numpy as np
 
 
-Document = str | Iterable[str]  # one that is too long for memory comes in parts, and can be iterated again
+# One that is too long for memory comes in parts, and can be iterated again; one that counts in part is a MarkedText.
+Document = str | Iterable[str] | MarkedText
 
 
 class Dataset(Component):
@@ -27,6 +31,7 @@ class Dataset(Component):
     """
 
     kind: ClassVar[str] = "dataset"
+    proportion_options: ClassVar[frozenset[str]] = frozenset()  # of it and of its tables: those that decide no text
 
     @property
     def splits(self) -> tuple[str, ...]:
@@ -57,6 +62,25 @@ class Dataset(Component):
 
         It uses no network, and need not read the text.
         """
+
+    @property
+    def sources(self) -> Mapping[str, Dataset]:
+        """The datasets that it consists of, by name: each window has tokens of one of them. Empty: it is one source.
+
+        Each split has the tokens of one after the other. No source has sources itself.
+        """
+        return {}
+
+    def proportions(self, windows: Mapping[str, int]) -> Mapping[str, float | Fraction]:
+        """How the training windows are distributed among the sources, in any unit; `windows` are those in train."""
+        return windows
+
+    def pass_faults(self, taken: Mapping[str, int], windows: Mapping[str, int]) -> Mapping[str, str]:
+        """Why a run is refused that trains on the text of a source more often than the options allow, by option.
+
+        `taken` are the windows that the run takes from each source, `windows` those that its train split has.
+        """
+        return {}
 
     def text_bytes(self) -> int | None:
         """The size of the text of all splits, if it is known without reading it; else None."""
@@ -145,6 +169,18 @@ class Encoder(ABC):
     def count_unknown(self, text: str, ids: np.ndarray) -> int:
         """How many characters or tokens of `text` are unknown, so that its `ids` do not represent them."""
         return 0
+
+    def token_spans(self, text: str, ids: np.ndarray) -> np.ndarray:
+        """(n, 2) int64: for each of the `ids` of `text`, its characters from the first to past the last.
+
+        A token of some bytes of a character stands for that character, a token without text for none. An encoder whose
+        tokens do not have the bytes of `text`, each in turn, overrides it. Raises KitError where they do not.
+        """
+        return spans_of_pieces(text, [*map(self._token_bytes.__getitem__, ids.tolist())])
+
+    @cached_property
+    def _token_bytes(self) -> TokenBytes:
+        return TokenBytes(self.decode_bytes)
 
     def decode(self, ids: Iterable[int]) -> str:
         """The text of `ids`; invalid UTF-8 becomes U+FFFD."""

@@ -67,7 +67,7 @@ class Space:
     @property
     def trial_tokens(self) -> int:
         """Tokens of a trial that is not pruned, as the experiment is written."""
-        return self.base.total_steps * self.base.train.batch_tokens
+        return self.base.total_tokens
 
     # Reading it
 

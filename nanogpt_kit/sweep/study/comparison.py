@@ -62,7 +62,7 @@ class ComparisonPlan(Plan):
 
     @property
     def trial_tokens(self) -> int:
-        return max(arm.experiment.total_steps * arm.experiment.train.batch_tokens for arm in self.question.arms)
+        return max(arm.experiment.total_tokens for arm in self.question.arms)
 
     def facts(self) -> dict[str, Any]:
         arms = [[arm.label, arm.configuration] for arm in self.question.arms]

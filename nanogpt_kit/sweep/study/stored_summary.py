@@ -64,7 +64,6 @@ def summarize_study(study: optuna.Study, options: Sweep, confirmation: optuna.St
             ),
             "space": attributes["space"],
             "trial_tokens": tokens,
-            "total_steps": tokens // train["batch_tokens"],
             "seed": train["seed"],
             "nproc": attributes.get("nproc", 1),
             "branches": tuple({"params": params} for params in attributes.get("branches", ())),

@@ -76,7 +76,6 @@ class SweepSummary:
     fresh_seeds: Mapping[int, int] = field(default_factory=dict)  # how many have ended, by trial
     space: dict[str, str] = field(default_factory=dict)  # {"optimizer.lr": "float [0.0001, 0.01], log"}
     trial_tokens: int = 0  # of a trial that is not pruned
-    total_steps: int = 0
     seed: int = 0  # train.seed of the first run of each trial
     nproc: int = 1  # processes of each run
     branches: tuple[Branch, ...] = ()  # of the space; empty where no choice makes branches

@@ -21,7 +21,7 @@ DECIDING_SECTIONS = ("schedule", "train", "evaluate")  # of an experiment
 def find_trial_steps(space: Space) -> list[TrialSteps]:
     """Those of the experiment as written and of each endpoint of the space whose trials differ in them."""
     experiments: list[tuple[dict[str, str], Experiment]] = [({}, space.base), *deciding_endpoints(space)]
-    found: dict[tuple[int, int, int, int], TrialSteps] = {}
+    found: dict[tuple[int, int, int, int, tuple[int, ...]], TrialSteps] = {}
     known: dict[tuple[str, int], int] = {}
     for values, experiment in experiments:
         of_rates, steps = [one for one in experiment.schedules if is_of_rate(one)], experiment.total_steps
@@ -29,9 +29,16 @@ def find_trial_steps(space: Space) -> list[TrialSteps]:
         if key not in known:
             known[key] = max((warmup_length(schedule, steps) for schedule in of_rates), default=0)
         every_steps, batch_tokens = experiment.evaluate.every_steps, experiment.train.batch_tokens
-        one = TrialSteps(values, steps, known[key], every_steps, batch_tokens)
-        found.setdefault((steps, one.warmup_steps, every_steps, batch_tokens), one)
+        evaluated = () if experiment.step_plan.has_equal_steps else evaluated_tokens(experiment)
+        one = TrialSteps(values, steps, known[key], every_steps, batch_tokens, evaluated)
+        found.setdefault((steps, one.warmup_steps, every_steps, batch_tokens, evaluated), one)
     return list(found.values())
+
+
+def evaluated_tokens(experiment: Experiment) -> tuple[int, ...]:
+    """The tokens until each evaluation."""
+    every, total = experiment.evaluate.every_steps, experiment.total_steps
+    return tuple(map(experiment.tokens, range(every, total + 1, every)))
 
 
 def is_of_rate(schedule: Schedule) -> bool:

@@ -7,6 +7,7 @@ pruned before its learning rate has reached the peak. All of it follows from the
 from __future__ import annotations
 
 import math
+from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -27,7 +28,14 @@ class TrialSteps:
     steps: int
     warmup_steps: int  # steps before the one with the largest learning rate
     every_steps: int  # between evaluations
-    batch_tokens: int  # of a step
+    batch_tokens: int  # of a step, where all have equally many
+    evaluated_tokens: tuple[int, ...] = ()  # until each evaluation, where steps have different numbers of tokens
+
+    def tokens_at(self, evaluation: int) -> int:
+        """The tokens until evaluation `evaluation`, counted from 1."""
+        if self.evaluated_tokens:
+            return self.evaluated_tokens[min(evaluation, len(self.evaluated_tokens)) - 1]
+        return evaluation * self.every_steps * self.batch_tokens
 
 
 @dataclass(frozen=True)
@@ -40,12 +48,12 @@ class EarlyLook:
     @property
     def min_tokens(self) -> int | None:
         """The value of sweep.min_tokens with which the first look is after the warm-up; None if no look is."""
-        after = (self.trial.warmup_steps // self.trial.every_steps + 1) * self.trial.every_steps
-        return after * self.trial.batch_tokens if after < self.trial.steps else None
+        after = self.trial.warmup_steps // self.trial.every_steps + 1
+        return self.trial.tokens_at(after) if after * self.trial.every_steps < self.trial.steps else None
 
     def __str__(self) -> str:
         values = ", ".join(f"{key} = {value}" for key, value in self.trial.values.items())
-        tokens = self.step * self.trial.batch_tokens
+        tokens = self.trial.tokens_at(self.step // self.trial.every_steps)
         text = f"first look at step {self.step:,} ({tokens:,} tokens), warm-up until step {self.trial.warmup_steps:,}"
         return f"{values}: {text}" if values else text
 
@@ -104,7 +112,10 @@ def first_look(options: Sweep, trial_tokens: int, trial: TrialSteps, compared: i
     """The step of the first evaluation at which the pruner may end a trial; None if it never may."""
     if options.pruner == "none" or (options.pruner == "median" and compared <= MEDIAN_STARTUP_TRIALS):
         return None
-    evaluations = math.ceil(first_rung_tokens(options, trial_tokens) / (trial.every_steps * trial.batch_tokens))
+    needed = first_rung_tokens(options, trial_tokens)
+    evaluations = math.ceil(needed / (trial.every_steps * trial.batch_tokens))
+    if trial.evaluated_tokens:
+        evaluations = 1 + bisect_left(trial.evaluated_tokens, needed)
     if options.pruner == "patience":  # Optuna compares the newest patience + 1 values with those before
         evaluations = max(evaluations, options.patience + 2)
     step = max(1, evaluations) * trial.every_steps

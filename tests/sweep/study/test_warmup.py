@@ -186,6 +186,16 @@ def test_where_no_evaluation_is_left_after_the_warm_up_that_is_the_remedy() -> N
     assert told.endswith("lower evaluate.every_steps or the warm-up, or pruner = none")
 
 
+def test_the_looks_of_trials_whose_batch_grows_are_those_of_their_tokens() -> None:
+    grown = TrialSteps({}, 100, 35, 10, 480, (480, 1_440, 2_880, 4_800, 9_600, 14_400, 19_200, 24_000, 28_800, 33_600))
+    options = sweep_options(pruner="asha", min_tokens=4_000)
+    assert first_look(options, 33_600, grown, 20) == 40
+    late = warmup_warning(sweep_options(pruner="asha", min_tokens=1_440), 33_600, [grown], 20)
+    assert "first look at step 20 (1,440 tokens), warm-up until step 35" in late
+    assert "set sweep.min_tokens = 4800" in late
+    assert first_look(sweep_options(pruner="asha", min_tokens=30_000), 33_600, grown, 20) is None
+
+
 # Which steps the trials of a space have
 
 

@@ -1,0 +1,30 @@
+"""The hook `batch_ready`: callbacks change the windows of a step before the model sees them."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from nanogpt_kit.core.errors import RunFailed
+from nanogpt_kit.core.hooks import Hooks
+from nanogpt_kit.core.kinds import LiveRun
+from nanogpt_kit.data.batches import Batch
+from nanogpt_kit.nn.loss import IGNORED
+from nanogpt_kit.train.world import World
+
+
+def batch_after_hooks(batch: Batch, run: LiveRun, hooks: Hooks, world: World) -> Batch:
+    """The batch as the callbacks leave it, with the targets of all ranks counted again; where none has the hook, as it
+    is. Raises RunFailed where a token is not one of the vocabulary."""
+    names = hooks.participants("batch_ready")
+    uncounted = (batch.targets == IGNORED).all(dim=1) if names else None  # some only make ranks' batches equally large
+    hooks.call("batch_ready", run=run, step=run.step, batch=batch)
+    if uncounted is None:
+        return batch
+    batch.targets[uncounted] = IGNORED
+    for name, tensor, least in (("ids", batch.ids, 0), ("targets", batch.targets, IGNORED)):
+        low, high = (int(bound) for bound in tensor.aminmax())
+        if low < least or high >= run.vocab_size:
+            expected = f"expected {least} to {run.vocab_size - 1}"
+            raise RunFailed(f"{names} left {name} from {low} to {high} in the batch of step {run.step + 1}; {expected}")
+    counted = {"targets": (batch.targets >= 0).sum()}
+    return replace(batch, all_tokens=int(world.sum(counted)["targets"]))
