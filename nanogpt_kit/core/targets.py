@@ -13,7 +13,7 @@ from pydantic_core import InitErrorDetails, PydanticCustomError
 from nanogpt_kit.core.errors import Key, did_you_mean
 from nanogpt_kit.core.kinds import Model, Optimizer, Schedule
 from nanogpt_kit.core.option_schema import JsonSchema, option_schemas
-from nanogpt_kit.core.options import Options
+from nanogpt_kit.core.options import Component, Options
 from nanogpt_kit.core.part_options import missing_base, part_options
 from nanogpt_kit.core.sections import Train
 from nanogpt_kit.core.step_plan import BATCH_TOKENS, BLOCK_SIZE, MAX_BATCH_TOKENS
@@ -42,8 +42,10 @@ def targets_of(optimizer: Optimizer, train: Train, model: Model) -> dict[str, Ta
     return {**optimizer_targets(optimizer), **of_train, **block_size, **model_targets(model)}
 
 
-def optimizer_targets(optimizer: Optimizer) -> dict[str, Target]:
+def optimizer_targets(optimizer: Component) -> dict[str, Target]:
     """`optimizer.lr`, of an optimizer within it `optimizer.others.lr`, of its groups `optimizer.group.0.lr`."""
+    if not isinstance(optimizer, Optimizer):  # a run may be read whose optimizer is not installed
+        return {}
     found = dict(number_options(optimizer, "optimizer"))
     by_option = {key.removeprefix("optimizer."): target for key, target in found.items()}
     for prefix, inner in inner_optimizers(optimizer, "optimizer"):
@@ -123,7 +125,11 @@ def zero_note(target: str, targets: Mapping[str, Target]) -> str | None:
     """That a schedule has no effect, since what it multiplies is 0, as a sentence; None where it has one."""
     name = target.rpartition(".")[2]
     of_groups = (one.value for key, one in targets.items() if key.startswith("optimizer.group.") and key.endswith(name))
-    return None if targets[target].value or any(of_groups) else f"{target} is 0, which no multiplier changes"
+    return (
+        None
+        if target not in targets or targets[target].value or any(of_groups)
+        else f"{target} is 0, which no multiplier changes"
+    )
 
 
 def nearest_target(target: str, targets: Mapping[str, Any]) -> str:
