@@ -135,10 +135,9 @@ class StepPlan:
             table.append(windows, self._length(step, pace, divisors))
         if limit > MAX_STEPS:
             target = BATCH_TOKENS if self.batch_schedule is not None else BLOCK_SIZE
-            limit = (
-                f"a run with a schedule of {target} has at most {MAX_STEPS:,} steps, and train.steps is {self.steps:,}"
-            )
-            raise PlanError(target, f"{limit}; set train.steps or train.max_tokens to the length of the run")
+            reason = f"a run with a schedule of {target} has at most {MAX_STEPS:,} steps"
+            remedy = "set train.steps or train.max_tokens to the length of the run"
+            raise PlanError(target, f"{reason}, and train.steps is {self.steps:,}; {remedy}")
         return table
 
     def _pace(self, step: int, tokens: int) -> float:
