@@ -79,7 +79,7 @@ def test_each_option_follows_its_own_schedule(tiny: Path, monkeypatch: pytest.Mo
 def examples() -> tuple[str, str, str]:
     """The experiments of the page, and the contender of its comparison."""
     text = PAGE.read_text(encoding="utf-8")
-    smallest, cooldown = re.findall(r"^```toml\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
+    smallest, *_, cooldown = re.findall(r"^```toml\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
     (command,) = re.findall(r"^nanogpt-kit compare .*$", text, re.MULTILINE)
     return smallest, cooldown, shlex.split(command)[3]
 
