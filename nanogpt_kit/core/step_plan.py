@@ -11,9 +11,10 @@ from __future__ import annotations
 import math
 from array import array
 from bisect import bisect_right
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
+from nanogpt_kit.core.errors import KitError
 from nanogpt_kit.core.kinds import Schedule
 
 BATCH_TOKENS, BLOCK_SIZE = "train.batch_tokens", "model.block_size"  # the targets that shape batches
@@ -31,7 +32,7 @@ class StepBatch:
     length: int  # tokens of each of the equal parts that the windows are cut into; a divisor of block_size
 
 
-class PlanError(ValueError):
+class PlanError(KitError):
     """A schedule that no plan can follow; `target` is its target."""
 
     def __init__(self, target: str, reason: str) -> None:
@@ -76,6 +77,10 @@ class StepPlan:
         if self.batch_schedule is None:
             return n_steps * self.batch_tokens
         return self.at(n_steps).first_window * self.block_size
+
+    def with_steps(self, steps: int) -> StepPlan:
+        """The plan of a run that only its steps end."""
+        return replace(self, steps=steps, max_tokens=None)
 
     def check(self) -> None:
         """Raises PlanError where a schedule gives what no batch can be, or where there are too many steps."""
