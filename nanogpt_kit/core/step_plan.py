@@ -158,8 +158,8 @@ class StepPlan:
         multiplier = checked_multiplier(self.batch_schedule, BATCH_TOKENS, step, pace)
         tokens = multiplier * self.batch_tokens
         if tokens > MAX_BATCH_TOKENS:
-            reason = f"step {step + 1} would have {tokens:.3g} tokens, and {MAX_BATCH_TOKENS:,} are the most"
-            raise PlanError(BATCH_TOKENS, f"the multiplier of {reason}")
+            reason = f"is {multiplier:g}, which makes {tokens:.3g} tokens; expected at most {MAX_BATCH_TOKENS:,}"
+            raise PlanError(BATCH_TOKENS, f"the multiplier of step {step + 1} {reason}")
         return max(1, math.floor(tokens / self.block_size + ROUNDING))
 
     def _length(self, step: int, pace: float, divisors: list[int]) -> int:
