@@ -60,7 +60,7 @@ def check_step_plan(train: Train, plan: StepPlan, key_of: Callable[[str], str]) 
     if train.max_seconds is not None and train.max_tokens is None:
         reason = f"a schedule of {target} follows steps and tokens, since no batch may depend on a clock"
         remedy = "set train.max_tokens, too, to the tokens at which the schedule ends, or remove train.max_seconds"
-        message = f"{reason}, and train.max_seconds may end the run before them; {remedy}"
+        message = f"{reason}, and train.max_seconds may end the run sooner; {remedy}"
         raise option_error(f"{key_of(target)}.target", message, "train.max_seconds")
     try:
         plan.check()

@@ -11,9 +11,10 @@ from __future__ import annotations
 import math
 from array import array
 from bisect import bisect_right
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
+from nanogpt_kit.core.errors import KitError
 from nanogpt_kit.core.kinds import Schedule
 
 BATCH_TOKENS, BLOCK_SIZE = "train.batch_tokens", "model.block_size"  # the targets that shape batches
@@ -31,7 +32,7 @@ class StepBatch:
     length: int  # tokens of each of the equal parts that the windows are cut into; a divisor of block_size
 
 
-class PlanError(ValueError):
+class PlanError(KitError):
     """A schedule that no plan can follow; `target` is its target."""
 
     def __init__(self, target: str, reason: str) -> None:
@@ -76,6 +77,10 @@ class StepPlan:
         if self.batch_schedule is None:
             return n_steps * self.batch_tokens
         return self.at(n_steps).first_window * self.block_size
+
+    def with_steps(self, steps: int) -> StepPlan:
+        """The plan of a run that only its steps end."""
+        return replace(self, steps=steps, max_tokens=None)
 
     def check(self) -> None:
         """Raises PlanError where a schedule gives what no batch can be, or where there are too many steps."""
@@ -135,10 +140,9 @@ class StepPlan:
             table.append(windows, self._length(step, pace, divisors))
         if limit > MAX_STEPS:
             target = BATCH_TOKENS if self.batch_schedule is not None else BLOCK_SIZE
-            limit = (
-                f"a run with a schedule of {target} has at most {MAX_STEPS:,} steps, and train.steps is {self.steps:,}"
-            )
-            raise PlanError(target, f"{limit}; set train.steps or train.max_tokens to the length of the run")
+            reason = f"a run with a schedule of {target} has at most {MAX_STEPS:,} steps"
+            remedy = "set train.steps or train.max_tokens to the length of the run"
+            raise PlanError(target, f"{reason}, and train.steps is {self.steps:,}; {remedy}")
         return table
 
     def _pace(self, step: int, tokens: int) -> float:
@@ -154,8 +158,8 @@ class StepPlan:
         multiplier = checked_multiplier(self.batch_schedule, BATCH_TOKENS, step, pace)
         tokens = multiplier * self.batch_tokens
         if tokens > MAX_BATCH_TOKENS:
-            reason = f"step {step + 1} would have {tokens:.3g} tokens, and {MAX_BATCH_TOKENS:,} are the most"
-            raise PlanError(BATCH_TOKENS, f"the multiplier of {reason}")
+            reason = f"is {multiplier:g}, which makes {tokens:.3g} tokens; expected at most {MAX_BATCH_TOKENS:,}"
+            raise PlanError(BATCH_TOKENS, f"the multiplier of step {step + 1} {reason}")
         return max(1, math.floor(tokens / self.block_size + ROUNDING))
 
     def _length(self, step: int, pace: float, divisors: list[int]) -> int:

@@ -57,7 +57,7 @@ def extension_overrides(before: Experiment, steps: int) -> list[str]:
     total = before.total_steps + steps
     overrides = [f"train.steps={max(total, before.train.steps)}"]
     if before.train.max_tokens is not None:
-        overrides = [*overrides, f"train.max_tokens={before.tokens(total)}"]
+        overrides = [*overrides, f"train.max_tokens={before.step_plan.with_steps(total).total_tokens}"]
     return overrides
 
 

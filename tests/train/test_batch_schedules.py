@@ -27,6 +27,7 @@ from nanogpt_kit.sweep.study.trial_steps import find_trial_steps
 from nanogpt_kit.train import memory, session
 from nanogpt_kit.train.compile import estimate_gain
 from nanogpt_kit.train.cores import CoreAllocation
+from nanogpt_kit.train.extension import extension_overrides
 from nanogpt_kit.train.memory import check_memory
 from nanogpt_kit.train.trainer import Trainer
 from tests.train.test_parallel import losses, run, runs
@@ -127,7 +128,11 @@ def test_a_step_of_shorter_windows_is_a_step_of_a_model_with_that_block_size(tin
         assert logged(found, key) == pytest.approx(logged(expected, key), rel=1e-6)
 
 
-@pytest.mark.parametrize("shaping", [BATCH, LENGTH, BOTH], ids=["batch", "length", "both"])
+@pytest.mark.parametrize(
+    "shaping",
+    [BOTH, pytest.param(BATCH, marks=pytest.mark.slow), pytest.param(LENGTH, marks=pytest.mark.slow)],
+    ids=["both", "batch", "length"],
+)
 def test_a_run_that_dies_within_the_schedule_and_is_resumed_is_the_run_that_did_not(
     tiny: Path, shaping: str, assert_same: Same
 ) -> None:
@@ -167,6 +172,15 @@ def test_any_number_of_ranks_sees_the_same_windows_also_where_a_step_has_fewer(t
         assert losses(other) == pytest.approx(losses(one), abs=1e-5)
         assert losses(other, "tokens") == losses(one, "tokens")
         assert losses(other, "optim/grad_norm") == pytest.approx(losses(one, "optim/grad_norm"), rel=1e-4)
+
+
+def test_a_number_of_further_steps_is_as_many_tokens_as_they_have(tiny: Path) -> None:
+    before = Experiment.load(tiny, [BATCH, f"train.max_tokens={16 * 12 + 5}"])
+    assert (before.total_steps, before.total_tokens) == (6, 16 * 10)
+    after = before.with_(*extension_overrides(before, 3))
+    assert after.total_steps == 9
+    after = Experiment.load(tiny, [BATCH, *extension_overrides(Experiment.load(tiny, [BATCH]), 3)])
+    assert (after.total_steps, after.total_tokens) == (23, 16 * (sum(WINDOWS) + 3 * 5))
 
 
 def test_auto_measures_windows_of_the_whole_length_in_the_largest_batch(
