@@ -32,6 +32,8 @@ def planned_faults(question: Question) -> Iterator[Fault]:
             yield fault_of(
                 arm, ("train", "max_seconds"), f"{LIMIT_KEY} is {limits}; give both the same limit, or neither"
             )
+        elif not (mine.step_plan.is_known and theirs.step_plan.is_known):
+            continue  # of runs, whose schedules are not installed: what they took is compared
         elif mine.train.max_seconds is None and not has_equal_budgets(mine, theirs):
             text = unequal_text(one_line(arm.label), one_line(base.label), planned_text(mine), planned_text(theirs))
             is_limited = mine.train.max_tokens not in (None, theirs.train.max_tokens)

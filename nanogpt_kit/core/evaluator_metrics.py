@@ -7,11 +7,15 @@ from collections.abc import Iterable, Sequence
 from nanogpt_kit.core.errors import KitError
 from nanogpt_kit.core.experiment import Experiment
 from nanogpt_kit.core.kinds import Evaluator
+from nanogpt_kit.core.made_with import Unresolved
 from nanogpt_kit.core.options import TEST
 
 
 def evaluator_metrics(experiment: Experiment) -> set[str] | None:
-    """The names of the evaluators' metrics; None where an evaluator does not declare them."""
+    """The names of the evaluators' metrics; None where an evaluator does not declare them, or where nobody knows the
+    sources of the dataset, since its plugin is missing."""
+    if isinstance(experiment.dataset, Unresolved):
+        return None
     return declared_metrics(experiment.evaluator, experiment.dataset.sources)
 
 

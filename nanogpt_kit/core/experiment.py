@@ -184,7 +184,8 @@ class Experiment(Options):
         check_on_overflow(self.sample, self.model)
         if not isinstance(self.init, Unresolved):
             check_multipliers(self.init, self.model)
-        if not any(isinstance(part, Unresolved) for part in (self.optimizer, *self.schedules)):
+        missing = {part.kind for _, part in components_in(self) if isinstance(part, Unresolved)}
+        if not missing & {"optimizer", "schedule"}:
             check_targets(self.schedule, self.targets, self.model)
             check_inner_groups(self.optimizer)
             check_step_plan(self.train, self.step_plan, self.schedule_key)
@@ -349,10 +350,7 @@ class Experiment(Options):
         written = ((name, value) for name, value in self.model if name in self.model.model_fields_set)
         sizes = "".join(f" {name}={value}" for name, value in written if type(value) is int)
         rate = f" lr={self.optimizer.lr:g}" if hasattr(self.optimizer, "lr") else ""
-        steps = f"{self.total_steps:,} steps of {self.train.batch_tokens:,} tokens"
-        if not self.step_plan.has_equal_steps:
-            steps = f"{self.total_steps:,} steps with {self.total_tokens:,} tokens"
-        return f"<Experiment {self.name}: {model}{sizes}, {optimizer}{rate}, {steps}>"
+        return f"<Experiment {self.name}: {model}{sizes}, {optimizer}{rate}, {self.step_plan}>"
 
     __str__ = __repr__
 

@@ -73,6 +73,10 @@ class MadeWith:
         return Fault(message, fault.key, fault.location)
 
 
+class NotUsable(KitError):
+    """Raised where more is needed of a component than the values that a run has of it."""
+
+
 class Unresolved(Component):
     """In place of a component that cannot be used here: its values, and the reason to whoever needs more of it."""
 
@@ -93,7 +97,8 @@ class Unresolved(Component):
         self.fail()
 
     def fail(self) -> NoReturn:
-        raise KitError(f"{self.kind} {self.recorded_entry.qualified!r}: {self.reason}")
+        entry = self.recorded_entry
+        raise NotUsable(self.reason if is_own(entry.distribution) else f"{self.kind} {entry.qualified!r}: {self.reason}")
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("_"):
@@ -119,7 +124,7 @@ class RecordedRegistry(Registry):
             if recorded is not None:
                 return self.find(kind, recorded)
             distribution, _, bare = name.rpartition("/")
-            if distribution in ("", KIT_DISTRIBUTION, LOCAL) or not self.made_with.has(distribution):
+            if is_own(distribution) or not self.made_with.has(distribution):
                 raise
         origin, remedy = self.made_with.text(distribution), self.made_with.remedy(distribution)
         installed = installed_version(self, distribution)
@@ -128,12 +133,16 @@ class RecordedRegistry(Registry):
         raise KitError(f"made with {origin}, and the installed {installed} has no {kind} {bare!r}{remedy}")
 
     def stand_in(self, base: type[HasKind], name: str, options: Mapping[str, Any], error: Exception) -> Any:
-        """Only of plugins: an option of a built-in component that is not valid is a mistake in the file."""
-        distribution, _, bare = name.rpartition("/")
+        """Only of plugins, and of what contains such a part: an option of a built-in component that is not valid is a
+        mistake in the file."""
         made_with = self.made_with
-        is_plugin = distribution not in ("", KIT_DISTRIBUTION, LOCAL) and made_with.has(distribution)
-        if not is_plugin or base.kind not in made_with.may_be_missing:
+        distribution, _, bare = name.rpartition("/")
+        is_plugin = not is_own(distribution) and made_with.has(distribution)
+        if not (is_plugin or isinstance(error, NotUsable)) or base.kind not in made_with.may_be_missing:
             return None
+        if not is_plugin:
+            entry = self.find(base.kind, name)
+            return unresolved_class(entry, str(error)).model_validate(dict(options))
         reason = first_message(error)
         if made_with.text(distribution) not in reason:
             reason = made_with.with_version(Fault(reason), [name], self).message
@@ -149,6 +158,11 @@ def unresolved_class(entry: Entry, reason: str) -> type[Unresolved]:
         (Unresolved,),
         {"recorded_entry": entry, "reason": reason, "kind": entry.kind, "__module__": __name__},
     )
+
+
+def is_own(distribution: str) -> bool:
+    """Whether components of it are of the kit or in local files; of a bare name it is empty."""
+    return distribution in ("", KIT_DISTRIBUTION, LOCAL)
 
 
 def first_message(error: Exception) -> str:

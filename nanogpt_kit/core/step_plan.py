@@ -16,6 +16,7 @@ from functools import cached_property
 
 from nanogpt_kit.core.errors import KitError
 from nanogpt_kit.core.kinds import Schedule
+from nanogpt_kit.core.made_with import Unresolved
 
 BATCH_TOKENS, BLOCK_SIZE = "train.batch_tokens", "model.block_size"  # the targets that shape batches
 MAX_STEPS = 2_000_000  # of a run with such a schedule: each takes 16 bytes and 1 to 4 microseconds (measured)
@@ -81,6 +82,19 @@ class StepPlan:
     def with_steps(self, steps: int) -> StepPlan:
         """The plan of a run that only its steps end."""
         return replace(self, steps=steps, max_tokens=None)
+
+    def __str__(self) -> str:
+        """Such as "8 steps of 64 tokens"; where steps differ, "8 steps with 240 tokens"."""
+        if self.has_equal_steps:
+            return f"{self.total_steps:,} steps of {self.batch_tokens:,} tokens"
+        if not self.is_known:
+            return f"at most {self.steps:,} steps"
+        return f"{self.total_steps:,} steps with {self.total_tokens:,} tokens"
+
+    @property
+    def is_known(self) -> bool:
+        """Whether its schedules are installed, which need not be so where a run is only read."""
+        return not any(isinstance(one, Unresolved) for one in (self.batch_schedule, self.length_schedule))
 
     def check(self) -> None:
         """Raises PlanError where a schedule gives what no batch can be, or where there are too many steps."""

@@ -194,11 +194,12 @@ def evaluate_trained_model(
             raise KitError(Fault(reason, f"evaluator.{index}", evaluator_location(experiment, index)))
     check_evaluators(experiment, generator.encoder)
     windows = experiment.evaluate.batch_size or experiment.train.micro_batch_size
+    of_a_step = experiment.train.batch_tokens // experiment.model.block_size  # as written: no schedule is needed
     evaluation = Evaluation(
         generator,
         precision,
         World(),
-        batch_size=windows if isinstance(windows, int) else min(experiment.step_plan.most_windows, DEFAULT_WINDOWS),
+        batch_size=windows if isinstance(windows, int) else min(of_a_step, DEFAULT_WINDOWS),
         data=partial(evaluation_data, generator),
         interrupted=lambda: False,
         show=show,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 from nanogpt_kit.core.errors import Fault
 from nanogpt_kit.core.experiment import Experiment
@@ -10,12 +10,25 @@ from nanogpt_kit.core.made_with import MadeWith
 from nanogpt_kit.core.registry import LOCAL
 from nanogpt_kit.core.requirements import KIT_DISTRIBUTION
 from nanogpt_kit.runs.provenance import component_versions
+from nanogpt_kit.sweep.space.endpoints import EndpointCombinations
+from nanogpt_kit.sweep.space.space import Space
 
 
-def plugin_versions(experiment: Experiment) -> dict[str, str]:
-    """The version of each plugin that a component of the experiment is from."""
-    versions = component_versions(experiment)
+def plugin_versions(space: Space) -> dict[str, str]:
+    """The version of each plugin that a component of some trial is from."""
+    versions = component_versions(space.base)
+    for experiment in with_each_choice(space):
+        versions |= component_versions(experiment)
     return {name: version for name, version in versions.items() if name not in (KIT_DISTRIBUTION, LOCAL)}
+
+
+def with_each_choice(space: Space) -> Iterator[Experiment]:
+    """An experiment with each value of the space that may name a component."""
+    combinations = EndpointCombinations(space)
+    for entry in space.entries:
+        for value in entry.endpoints:
+            if isinstance(value, str | dict | list) and (config := combinations.config_activating(entry, value)):
+                yield space.experiment(config)
 
 
 def plugin_faults(before: Mapping[str, str], now: Mapping[str, str]) -> list[Fault]:

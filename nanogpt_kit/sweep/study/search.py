@@ -53,7 +53,7 @@ class SearchPlan(SpacePlan):
             **super().facts(),
             "experiment": base.resolved(),
             "fingerprint": base.fingerprint(),
-            "plugins": plugin_versions(base),
+            "plugins": plugin_versions(self.space),
             "sweep": {key: getattr(self.options, key) for key in COMPARABLE},
             "branches": [dict(branch.params) for branch in self.branches],
             "trial_steps": [asdict(steps) for steps in self.trial_steps],
