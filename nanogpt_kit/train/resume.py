@@ -15,7 +15,9 @@ from nanogpt_kit.core.experiment import Experiment
 from nanogpt_kit.core.layers import Layers
 from nanogpt_kit.core.made_with import Unresolved
 from nanogpt_kit.core.options import changeable_options, leaves
+from nanogpt_kit.core.other_versions import recorded_by
 from nanogpt_kit.core.override_text import override_text
+from nanogpt_kit.core.registry import Registry
 from nanogpt_kit.core.sections import Train
 from nanogpt_kit.runs import folder as runs
 from nanogpt_kit.runs.find import find_run
@@ -26,12 +28,7 @@ from nanogpt_kit.runs.status import Status
 from nanogpt_kit.system.writing import write_atomically
 from nanogpt_kit.train.accepted_versions import check_versions
 from nanogpt_kit.train.branch import BranchPoint
-from nanogpt_kit.train.extension import (
-    MoreTraining,
-    extension_hint,
-    first_difference,
-    ways_to_extend,
-)
+from nanogpt_kit.train.extension import MoreTraining, extension_hint, first_difference, ways_to_extend
 
 logger = logging.getLogger(__name__)
 
@@ -199,7 +196,7 @@ def check_differences(folder: RunFolder, before: Experiment, requested: Experime
             changed.append(key)
     if not faults:
         return
-    error = KitError(*faults)
+    error = KitError(*recorded_by(before).with_versions(faults, before.layers.values, Registry.installed()))
     is_longer = requested.total_steps > before.total_steps or has_more_seconds(before, requested)
     if is_longer and not other_options:
         length = steps_taken(folder) if has_more_seconds(before, requested) else before.total_steps

@@ -485,10 +485,12 @@ def test_the_processes_of_a_run_accept_what_it_accepts(
     assert "--accept-versions" in started[0]
 
 
-def test_a_sweep_is_continued_by_the_versions_that_it_began_with(tiny: Path, site: Site) -> None:
+@pytest.mark.parametrize("kind", ["optimizer", "attention", "order"], ids=["base", "choice", "setting of a branch"])
+def test_a_sweep_is_continued_by_the_versions_that_it_began_with(kind: str, tiny: Path, site: Site) -> None:
     def plan(version: str) -> SearchPlan:
-        site.install("optimizer", version)
-        space = 'space."optimizer.lr" = { choice = [0.1, 0.2] }'
+        site.install(kind, version)
+        branch = 'space."model.attention" = { choice = { sdpa = { }, own = { order = "own" } } }'
+        space = f'space."optimizer.lr" = {{ choice = [0.1, 0.2] }}\n{branch}'
         text = tiny.read_text(encoding="utf-8").replace('use = "adamw"', 'use = "own"')
         file = tiny.with_name("swept.toml")
         file.write_text(f"{text}\n[sweep]\ntrials = 2\n{space}\n", encoding="utf-8")
@@ -498,9 +500,70 @@ def test_a_sweep_is_continued_by_the_versions_that_it_began_with(tiny: Path, sit
     with pytest.raises(KitError) as refused:
         plan("0.2.0").check_facts(before)
     assert refused.value.faults[0].message == (
-        "the trials were made with ngk-optimizer 0.1.0, and 0.2.0 is installed: pip install ngk-optimizer==0.1.0"
+        f"the trials were made with ngk-{kind} 0.1.0, and 0.2.0 is installed: pip install ngk-{kind}==0.1.0"
     )
     plan("0.1.0").check_facts(before)
+
+
+@pytest.fixture
+def nested(tiny: Path, site: Site, made: Path) -> RunFolder:
+    """A run with plugins within built-in components, and with one that shapes its batches: trained once."""
+    runs = Path(os.environ["NANOGPT_KIT_RUNS"])
+    if not (made / "nested").exists():
+        parts = f"part=[{{dataset='own'}}, {{dataset={{use='text', source='{tiny.parent / 'text.txt'}'}}}}]"
+        changes = [f"dataset={{use='mixture', {parts}}}", "optimizer=muon", "optimizer.others=own", "train.max_tokens=99"]
+        ramps = "{use='own', target='optimizer.others.lr'}, {use='own', target='train.batch_tokens'}"
+        session.run(Experiment.load(tiny, [*changes, f"schedule=['constant', {ramps}]", *SHORT]))
+        shutil.copytree(runs, made / "nested")
+    else:
+        shutil.copytree(made / "nested", runs)
+    return find_run("tiny").folder
+
+
+def test_plugins_within_built_in_components_may_be_missing_too(
+    nested: RunFolder, site: Site, kit: Command, tmp_path: Path
+) -> None:
+    before = kit("sample", "tiny", "--json")
+    values = load_recorded(nested).resolved()
+    for kind in ("dataset", "optimizer", "schedule"):
+        site.uninstall(kind)
+    after = kit("sample", "tiny", "--json")
+    assert (after.code, after.out) == (0, before.out), after.err
+    assert kit("export", "tiny", tmp_path / "out", "--format=safetensors").code == 0
+    assert kit("sample", tmp_path / "out").code == 0
+    experiment = train_run.open_run("tiny").experiment
+    assert experiment.resolved() == values
+    assert "muon lr=0.002, at most 4 steps" in repr(experiment)
+    refused = kit("run", nested.path, "train.max_tokens=200")
+    for key in ("dataset.part.0.dataset.use: made with ngk-dataset", "optimizer.others.use: made with ngk-optimizer"):
+        assert f"{key} 0.1.0, which is not installed: pip install" in refused.err
+    with pytest.raises(KitError, match=r"^dataset 'ngk-dataset/own': made with ngk-dataset 0\.1\.0, which is not"):
+        train_run.open_run("tiny").evaluate()
+
+
+def test_a_schedule_that_shaped_the_batches_is_not_needed_to_use_the_model(
+    nested: RunFolder, tiny: Path, site: Site, kit: Command
+) -> None:
+    before = kit("eval", "tiny", "--json")
+    other = second_arm(nested)
+    (other / "metrics.jsonl").touch()
+    site.uninstall("schedule")
+    after = kit("eval", "tiny", "--json")
+    assert (after.code, after.out) == (0, before.out), after.err
+    assert kit("compare", nested.path, other, "--json").code == 3
+    schedules = "schedule=['constant', {use='constant', target='optimizer.weight_decay'}]"
+    trained = kit("run", tiny, f"model.init_from={nested.path}", schedules, *SHORT)
+    assert trained.code == 0, trained.err
+
+
+def test_a_default_that_a_newer_version_has_changed_names_both_versions(
+    tiny: Path, run: RunFolder, site: Site, kit: Command
+) -> None:
+    interrupted(run)
+    site.install("attention", "0.3.0", ATTENTION.format(scale=2.0))
+    refused = kit("run", tiny, *ALL, *SHORT, "--resume")
+    line = next(line for line in refused.err.splitlines() if "model.attention.scale: 2.0 now, 1.0 in" in line)
+    assert "made with ngk-attention 0.1.0, and 0.3.0 is installed: pip install ngk-attention==0.1.0" in line
 
 
 def test_a_new_run_of_a_recorded_experiment_is_told_the_version_too(run: RunFolder, site: Site, kit: Command) -> None:
