@@ -40,9 +40,7 @@ def short_value(parts: Component | tuple[Component, ...] | None, registry: Regis
     values = to_toml_values(parts, registry)
     fields = type(parts).model_fields  # without the options of a component that is not installed
     options = {
-        name: value
-        for name, value in values.items()
-        if name not in fields or value != default_value(type(parts), name)
+        name: value for name, value in values.items() if name not in fields or value != default_value(type(parts), name)
     }
     name = registry.name_of(type(parts))
     return {"use": name, **options} if options else name

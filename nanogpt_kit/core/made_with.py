@@ -61,11 +61,11 @@ class MadeWith:
         return [self.with_version(fault, list(names_above(fault.key, values)), registry) for fault in faults]
 
     def with_version(self, fault: Fault, names: Sequence[str], registry: Registry) -> Fault:
-        distribution = next((name.partition("/")[0] for name in reversed(names) if "/" in name), "")
+        plugins = (name.partition("/")[0] for name in reversed(names) if "/" in name)
+        distribution = next((name for name in plugins if self.versions.get(name)), "")
         installed = installed_version(registry, distribution)
-        recorded = self.versions.get(distribution)
         text = self.text(distribution)
-        if not recorded or installed in ("", recorded) or text in fault.message:
+        if not distribution or installed in ("", self.versions[distribution]) or text in fault.message:
             return fault
         reason = f"the run was made with {text}, and {installed} is installed{self.remedy(distribution)}"
         message = fault.message
@@ -98,7 +98,8 @@ class Unresolved(Component):
 
     def fail(self) -> NoReturn:
         entry = self.recorded_entry
-        raise NotUsable(self.reason if is_own(entry.distribution) else f"{self.kind} {entry.qualified!r}: {self.reason}")
+        prefix = "" if is_own(entry.distribution) else f"{self.kind} {entry.qualified!r}: "
+        raise NotUsable(f"{prefix}{self.reason}")
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("_"):
@@ -180,11 +181,20 @@ def installed_version(registry: Registry, distribution: str) -> str:
 
 
 def names_above(key: str, values: Any) -> Iterator[str]:
-    """The names of the components around an option, the outermost first."""
+    """The names of the components around an option, the outermost first; then those around a schedule's target."""
+    found = list(values_along(key, values))
+    if key.endswith(".target") and isinstance(found[-1], str):
+        found += values_along(found[-1], values)
+    for value in found:
+        if isinstance(use := name_of_element(value), str):
+            yield use
+
+
+def values_along(key: str, values: Any) -> Iterator[Any]:
+    """The values of a key and of the keys that it is within, the outermost first."""
     for part in key.split(".") if key else ():
         if isinstance(values, list):
             values = values[int(part)] if part.isdecimal() and int(part) < len(values) else None
         else:
             values = values.get(part) if isinstance(values, dict) else None
-        if isinstance(use := name_of_element(values), str):
-            yield use
+        yield values

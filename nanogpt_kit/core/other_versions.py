@@ -46,7 +46,7 @@ def other_versions(experiment: Experiment, kinds: Collection[str] | None = None)
         entry = experiment.entry_of(part)
         recorded = made_with.versions.get(entry.distribution)
         is_plugin = entry.distribution not in (KIT_DISTRIBUTION, LOCAL) and not isinstance(part, Unresolved)
-        if not is_plugin or recorded is None or (kinds is not None and part.kind not in kinds):
+        if not is_plugin or not recorded or (kinds is not None and part.kind not in kinds):
             continue
         before, now = made_with.sources.get(entry.qualified), sources.get(entry.qualified)
         if recorded != entry.version or (before and now and before != now):

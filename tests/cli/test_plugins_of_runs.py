@@ -12,8 +12,10 @@ from pathlib import Path
 import pytest
 import tomli
 
-from nanogpt_kit.core.errors import KitError
+from nanogpt_kit.core.errors import Fault, KitError
 from nanogpt_kit.core.experiment import Experiment
+from nanogpt_kit.core.made_with import MadeWith
+from nanogpt_kit.core.registry import Entry, Registry
 from nanogpt_kit.generate.load import load_run
 from nanogpt_kit.runs.find import find_run
 from nanogpt_kit.runs.folder import RunFolder
@@ -61,8 +63,6 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Site]:
-    from nanogpt_kit.core.registry import Registry
-
     folder = tmp_path / "site"
     folder.mkdir()
     monkeypatch.syspath_prepend(str(folder))
@@ -511,13 +511,27 @@ def nested(tiny: Path, site: Site, made: Path) -> RunFolder:
     runs = Path(os.environ["NANOGPT_KIT_RUNS"])
     if not (made / "nested").exists():
         parts = f"part=[{{dataset='own'}}, {{dataset={{use='text', source='{tiny.parent / 'text.txt'}'}}}}]"
-        changes = [f"dataset={{use='mixture', {parts}}}", "optimizer=muon", "optimizer.others=own", "train.max_tokens=99"]
+        changes = [f"dataset={{use='mixture', {parts}}}", "optimizer={use='muon', others='own'}", "train.max_tokens=99"]
         ramps = "{use='own', target='optimizer.others.lr'}, {use='own', target='train.batch_tokens'}"
         session.run(Experiment.load(tiny, [*changes, f"schedule=['constant', {ramps}]", *SHORT]))
         shutil.copytree(runs, made / "nested")
     else:
         shutil.copytree(made / "nested", runs)
     return find_run("tiny").folder
+
+
+def test_what_is_missing_where_an_export_is_imported_has_no_version(
+    run: RunFolder, site: Site, kit: Command, tmp_path: Path
+) -> None:
+    assert kit("export", "tiny", tmp_path / "out", "--format=safetensors").code == 0
+    for kind in ("sampler", "optimizer"):
+        site.uninstall(kind)
+    assert kit("import", tmp_path / "out", "name=imported").code == 0
+    assert "made with ngk-sampler, which is not installed: pip install ngk-sampler\n" in kit("sample", "imported").err
+    site.install("sampler", "0.2.0")
+    sampled = kit("sample", "imported")
+    assert sampled.code == 0, sampled.err
+    assert "made with" not in sampled.err
 
 
 def test_plugins_within_built_in_components_may_be_missing_too(
@@ -554,6 +568,29 @@ def test_a_schedule_that_shaped_the_batches_is_not_needed_to_use_the_model(
     schedules = "schedule=['constant', {use='constant', target='optimizer.weight_decay'}]"
     trained = kit("run", tiny, f"model.init_from={nested.path}", schedules, *SHORT)
     assert trained.code == 0, trained.err
+
+
+def test_an_option_that_a_newer_version_lets_no_schedule_change_names_both_versions(
+    tiny: Path, site: Site, kit: Command
+) -> None:
+    build = "own = Own(self.scale); own.options = self; return own"
+    source = ATTENTION.format(scale=2.0).replace("return Own(self.scale)", build)
+    site.install("attention", source=source.replace("    scale:", "    schedulable = ('scale',)\n    scale:"))
+    schedules = "schedule=['constant', {use='own', target='model.attention.scale'}]"
+    session.run(Experiment.load(tiny, ["model.attention=own", schedules, *SHORT]))
+    site.install("attention", "0.2.0", source)
+    refused = kit("sample", "tiny")
+    line = next(
+        line for line in refused.err.splitlines() if "schedule.1.target: 'model.attention.scale' is not" in line
+    )
+    assert "made with ngk-attention 0.1.0, and 0.2.0 is installed: pip install ngk-attention==0.1.0" in line
+
+
+def test_the_path_of_a_file_is_not_taken_for_the_name_of_a_plugin() -> None:
+    values = {"dataset": {"use": "ngk-data/own", "source": "books/a.txt"}}
+    registry = Registry([Entry("dataset", "own", "ngk-data", "0.2.0", "")])
+    (fault,) = MadeWith({"ngk-data": "0.1.0"}).with_versions([Fault("no", "dataset.source")], values, registry)
+    assert fault.message.startswith("no; the run was made with ngk-data 0.1.0, and 0.2.0 is installed")
 
 
 def test_a_default_that_a_newer_version_has_changed_names_both_versions(
