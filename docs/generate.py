@@ -33,7 +33,7 @@ HELP_WIDTH = 100  # columns of the help texts
 # Lines of the base classes that tell the author of a component nothing
 INTERNAL = re.compile(
     r"^ *(@(abstractmethod|hookspec)|kind: ClassVar\[str\] = .*)\n"
-    r"|^    (def __init_subclass__|@model_validator.*\n    def _).*\n(^        .*\n|^\n)*",
+    r"|^    (@.*\n    )*def (_[a-z]|__init_subclass__).*\n(^(        .*|    \).*)\n|^\n)*",
     re.MULTILINE,
 )
 

@@ -20,6 +20,7 @@ import nanogpt_kit
 from nanogpt_kit import api
 from nanogpt_kit.cli import main
 from nanogpt_kit.core.experiment import Experiment
+from nanogpt_kit.core.experiment_options import ExperimentOptions
 from nanogpt_kit.core.hooks import RunHooks
 from nanogpt_kit.core.kinds import KINDS, load_entry
 from nanogpt_kit.core.options import Options
@@ -37,12 +38,15 @@ def signature(function: Callable[..., Any]) -> str:
 
 def members(cls: type) -> Iterator[str]:
     """Public attributes and methods that a class itself defines, with types and signatures."""
+    annotations, values = vars(cls).get("__annotations__", {}), dict(vars(cls))
+    if cls is Experiment:  # one class in two modules
+        annotations, values = ExperimentOptions.__annotations__ | annotations, vars(ExperimentOptions) | values
     fields = getattr(cls, "model_fields", {}) if issubclass(cls, Options) else {}
     special = ("__call__",) if Protocol in cls.__bases__ else ("__call__", "__init__")
-    for name, annotation in sorted(vars(cls).get("__annotations__", {}).items()):
+    for name, annotation in sorted(annotations.items()):
         if not name.startswith("_"):
             yield f"{name}{'*' if name in fields and fields[name].is_required() else ''}: {annotation}"
-    for name, member in sorted(vars(cls).items()):
+    for name, member in sorted(values.items()):
         if name == "model_post_init":  # pydantic's, where a class has private attributes
             continue
         member = member.__func__ if isinstance(member, classmethod | staticmethod) else member

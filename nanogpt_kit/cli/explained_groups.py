@@ -44,7 +44,7 @@ def print_groups(experiment: Experiment, module: nn.Module | None) -> None:
     for group in matched_groups(experiment, module):
         tied = [f"{first} is tied to {', '.join(others)}" for first, *others in group.names if others]
         tensors = f"{len(group.names):,} tensor{'s' * (len(group.names) != 1)}"
-        facts = [f"{tensors}, {group.parameters:,} parameters", *values_text(experiment, group), *tied]
+        facts = [f"{tensors}, {group.parameters:,} parameters", *options_text(experiment, group), *tied]
         print_lines(f"{title(experiment, group)}: {'; '.join(facts)}")
 
 
@@ -54,7 +54,7 @@ def title(experiment: Experiment, group: MatchedGroup) -> str:
     return f"optimizer.group.{group.index} ({experiment.optimizer.group[group.index].match})"
 
 
-def values_text(experiment: Experiment, group: MatchedGroup) -> list[str]:
+def options_text(experiment: Experiment, group: MatchedGroup) -> list[str]:
     """Such as ["frozen"] or ["lr = 0.003, betas = [0.9, 0.95]"]."""
     if group.index is None:
         return []

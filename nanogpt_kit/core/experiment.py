@@ -6,122 +6,34 @@ import importlib
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar, Self, cast
+from typing import Any, Self
 
 import tomli_w
-from pydantic import Field, PrivateAttr, ValidationError, model_validator
+from pydantic import PrivateAttr, ValidationError
 
 from nanogpt_kit.core.changes import parse_changes
 from nanogpt_kit.core.component_files import load_registry
 from nanogpt_kit.core.errors import Fault, Key, KitError, dotted
 from nanogpt_kit.core.experiment_keys import ExperimentKeys
+from nanogpt_kit.core.experiment_options import ExperimentOptions
 from nanogpt_kit.core.faults import explain_validation_error
 from nanogpt_kit.core.identity import configuration_hash
-from nanogpt_kit.core.kinds import (
-    Callback,
-    Dataset,
-    Evaluator,
-    Init,
-    Model,
-    ModelContext,
-    Multipliers,
-    Optimizer,
-    Order,
-    Parallel,
-    Sampler,
-    Schedule,
-    Tokenizer,
-)
+from nanogpt_kit.core.kinds import ModelContext, Multipliers, Schedule
 from nanogpt_kit.core.layered_differences import differing_lists, without_lists_of_one
-from nanogpt_kit.core.layered_slots import OneOrList, listed
 from nanogpt_kit.core.layers import DEFAULT, Layers
 from nanogpt_kit.core.made_with import Unresolved
-from nanogpt_kit.core.options import (
-    MAY_CHANGE,
-    Component,
-    Options,
-    PathStr,
-    RunContext,
-    components_in,
-    digest,
-    leaves,
-    slot,
-    to_toml_values,
-)
+from nanogpt_kit.core.options import Component, RunContext, components_in, digest, leaves, to_toml_values
 from nanogpt_kit.core.registry import Entry, LocalEntry, Registry
-from nanogpt_kit.core.relations import (
-    check_batch_tokens,
-    check_inner_groups,
-    check_keep_every_steps,
-    check_max_tokens,
-    check_multipliers,
-    check_on_overflow,
-    check_step_plan,
-)
-from nanogpt_kit.core.sections import Ablate, Checkpoint, Evaluate, Sample, Sweep, Train
-from nanogpt_kit.core.step_plan import StepPlan
-from nanogpt_kit.core.targets import BATCH_SHAPING, Target, check_targets, targets_of, zero_note
+from nanogpt_kit.core.targets import zero_note
 from nanogpt_kit.core.unused_options import drop_unused_options
 
 
-class Experiment(Options):
+class Experiment(ExperimentOptions):
     """Every choice of a run. `Experiment.load` reads a file and reports every mistake with its file and line."""
-
-    name: str = Field(
-        pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$",
-        max_length=100,
-        description="name of the experiment and of its folder below runs/",
-    )
-    note: str = Field(
-        "",
-        max_length=10_000,
-        description="reason for the experiment, for people",
-        json_schema_extra=MAY_CHANGE,
-    )
-    components: tuple[PathStr, ...] = Field(
-        (),
-        description="local component files, relative to the file that names them",
-        json_schema_extra=MAY_CHANGE,
-    )
-    dataset: Dataset = Field(description="source of the text, and its splits")
-    tokenizer: Tokenizer = Field(description="tokens that the text is written in")
-    order: Order = slot("shuffled", description="choice of the windows of each step")
-    model: Model = Field(description="network that is trained")
-    init: Init = slot("gpt2", description="initial weights, and factors of parameters and learning rates")
-    optimizer: Optimizer = Field(description="rule that updates the parameters from their gradients")
-    schedule: OneOrList[Schedule] = Field(
-        description="how options change during the run: one schedule, of the learning rate, or a list with targets"
-    )
-    train: Train
-    parallel: Parallel = slot(
-        "single", description="distribution of the model over processes", json_schema_extra=MAY_CHANGE
-    )
-    parallel_of_several: ClassVar[str] = "ddp"  # the default of `parallel` where a run has several processes
-    evaluate: Evaluate = Field(Evaluate(), json_schema_extra=MAY_CHANGE)
-    evaluator: tuple[Evaluator, ...] = slot(
-        ("loss", "bits_per_byte"),
-        description="measurements of the model, at each evaluation",
-        json_schema_extra=MAY_CHANGE,
-    )
-    checkpoint: Checkpoint = Field(Checkpoint(), json_schema_extra=MAY_CHANGE)
-    callback: tuple[Callback, ...] = slot(
-        ("console", "tensorboard", "divergence"),
-        description="objects that watch the run or take part in it, called in this order",
-        json_schema_extra=MAY_CHANGE,
-    )
-    sample: Sample = Field(Sample(), json_schema_extra=MAY_CHANGE)
-    sampler: tuple[Sampler, ...] = slot(
-        ("temperature", "top_k"),
-        description="transforms of the logits before a token is drawn, applied in this order",
-        json_schema_extra=MAY_CHANGE,
-    )
-    sweep: Sweep | None = None
-    ablate: Ablate | None = None
 
     _layers: Layers = PrivateAttr(default_factory=Layers)
     _registry: Registry = PrivateAttr(default_factory=Registry.installed)
     _folder: Path = PrivateAttr(default_factory=Path)
-    _step_plan: tuple[Any, ...] = PrivateAttr((None, None, None, None))  # what it was made of, and the plan
 
     @classmethod
     def load(
@@ -176,64 +88,6 @@ class Experiment(Options):
     ) -> Any:
         """Trains it, and returns a Run: `nanogpt_kit.run(experiment, resume, trust_code, into, accept_versions)`."""
         return importlib.import_module("nanogpt_kit").run(self, resume, trust_code, into, accept_versions)
-
-    @model_validator(mode="after")
-    def _check_relations(self) -> Self:
-        check_batch_tokens(self.train, self.model)
-        check_keep_every_steps(self.checkpoint)
-        check_on_overflow(self.sample, self.model)
-        if not isinstance(self.init, Unresolved):
-            check_multipliers(self.init, self.model)
-        missing = {part.kind for _, part in components_in(self) if isinstance(part, Unresolved)}
-        if not missing & {"optimizer", "schedule"}:
-            check_targets(self.schedule, self.targets, self.model)
-            check_inner_groups(self.optimizer)
-            check_step_plan(self.train, self.step_plan, self.schedule_key)
-            check_max_tokens(self.train, self.step_plan)
-        return self
-
-    @property
-    def schedules(self) -> tuple[Schedule, ...]:
-        """All schedules, each with its target."""
-        return listed(self.schedule)
-
-    @property
-    def targets(self) -> dict[str, Target]:
-        """The options that a schedule may drive, by their keys."""
-        return targets_of(self.optimizer, self.train, self.model)
-
-    def schedule_of(self, target: str) -> Schedule | None:
-        """The schedule that drives an option; None where the option is constant."""
-        return next((schedule for schedule in self.schedules if schedule.target == target), None)
-
-    def schedule_key(self, target: str) -> str:
-        """The key of the schedule that drives an option: "schedule", or "schedule.1" of a list."""
-        index = [schedule.target for schedule in self.schedules].index(target)
-        return f"schedule.{index}" if isinstance(self.schedule, tuple) else "schedule"
-
-    @property
-    def step_plan(self) -> StepPlan:
-        """The batch of each step. It is kept, since schedules may make it compute every step of the run."""
-        train, model, schedule, plan = self._step_plan
-        if train is not self.train or model is not self.model or schedule is not self.schedule:  # that of another copy
-            train, model, schedules = self.train, self.model, map(self.schedule_of, BATCH_SHAPING)
-            plan = StepPlan(train.batch_tokens, model.block_size, train.steps, train.max_tokens, *schedules)
-            self._step_plan = train, model, self.schedule, plan
-        return cast(StepPlan, plan)
-
-    @property
-    def total_steps(self) -> int:
-        """Steps within both `train.steps` and `train.max_tokens`."""
-        return self.step_plan.total_steps
-
-    @property
-    def total_tokens(self) -> int:
-        """Of these steps."""
-        return self.step_plan.total_tokens
-
-    def tokens(self, n_steps: int) -> int:
-        """The number of tokens in the windows of the first `n_steps` steps."""
-        return self.step_plan.tokens(n_steps)
 
     @property
     def layers(self) -> Layers:

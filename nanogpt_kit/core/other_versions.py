@@ -14,7 +14,7 @@ from nanogpt_kit.core.requirements import KIT_DISTRIBUTION
 
 
 @dataclass(frozen=True)
-class OtherVersion:
+class OtherPluginVersion:
     """A plugin of which another version, or other code of the same version, is installed than a run was made with."""
 
     key: tuple[str | int, ...]  # of the first component that is from it
@@ -34,12 +34,12 @@ def recorded_by(experiment: Experiment) -> MadeWith:
     return experiment.layers.made_with or MadeWith()
 
 
-def other_versions(experiment: Experiment, kinds: Collection[str] | None = None) -> list[OtherVersion]:
+def other_versions(experiment: Experiment, kinds: Collection[str] | None = None) -> list[OtherPluginVersion]:
     """The plugins of an experiment's components of these kinds (None: of all) that are not as the run had them.
 
     Each once, by its first component.
     """
-    made_with, found = recorded_by(experiment), dict[str, OtherVersion]()
+    made_with, found = recorded_by(experiment), dict[str, OtherPluginVersion]()
     sources = plugin_sources(experiment) if made_with.sources else {}
     parts = sorted(experiment.parts(), key=lambda item: only_reports(item[1]))  # those that decide first
     for key, part in parts:
@@ -50,6 +50,6 @@ def other_versions(experiment: Experiment, kinds: Collection[str] | None = None)
             continue
         before, now = made_with.sources.get(entry.qualified), sources.get(entry.qualified)
         if recorded != entry.version or (before and now and before != now):
-            change = OtherVersion(key, entry.distribution, recorded, entry.version, not only_reports(part))
+            change = OtherPluginVersion(key, entry.distribution, recorded, entry.version, not only_reports(part))
             found.setdefault(entry.distribution, change)
     return list(found.values())

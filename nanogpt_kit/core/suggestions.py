@@ -156,15 +156,15 @@ class KeySuggestions:
             classes = option_classes(field.annotation)
             value = values[name] if isinstance(values, dict) and name in values else field.default
             kind = classes[0] if classes and issubclass(classes[0], Component) else None
+            is_list, several = get_origin(field.annotation) is tuple, isinstance(value, list | tuple)
+            elements = value if several else () if is_list else [value]
             if kind is None:
                 yield dotted(key), None
-                if classes:
-                    yield from self.walk(classes[0], value, key)
+                for index, table in enumerate(elements) if classes else ():
+                    yield from self.walk(classes[0], table, (*key, index) if is_list else key)
                 continue
-            is_list = get_origin(field.annotation) is tuple
             yield dotted(key), Slot(dotted(key), kind, is_list)
-            several = isinstance(value, list | tuple)
-            for index, element in enumerate(value if several else () if is_list else [value]):
+            for index, element in enumerate(elements):
                 use = name_of_element(element)
                 component = self.load(kind, use)
                 if component is not None:

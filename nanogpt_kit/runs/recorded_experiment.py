@@ -12,7 +12,7 @@ from nanogpt_kit.core.experiment_keys import ExperimentKeys
 from nanogpt_kit.core.kinds import KINDS
 from nanogpt_kit.core.layers import Layers
 from nanogpt_kit.core.made_with import MAY_BE_MISSING, MadeWith
-from nanogpt_kit.core.other_versions import OtherVersion, other_versions, recorded_by
+from nanogpt_kit.core.other_versions import OtherPluginVersion, other_versions, recorded_by
 from nanogpt_kit.core.registry import LOCAL
 from nanogpt_kit.core.requirements import KIT_DISTRIBUTION
 from nanogpt_kit.runs.folder import PROVENANCE, RunFolder
@@ -76,7 +76,7 @@ def recorded_names(components: Mapping[str, str]) -> dict[tuple[str, str], str]:
     return names
 
 
-def warn_of_other_versions(experiment: Experiment, needs: Collection[str] = MAY_BE_MISSING) -> list[OtherVersion]:
+def warn_of_other_versions(experiment: Experiment, needs: Collection[str] = MAY_BE_MISSING) -> list[OtherPluginVersion]:
     """Logs a line for each plugin, of those whose components a use of the run needs, that is not as the run had it."""
     changes = other_versions(experiment, frozenset(KINDS) - (MAY_BE_MISSING - frozenset(needs)))
     for change in changes:
@@ -87,7 +87,7 @@ def warn_of_other_versions(experiment: Experiment, needs: Collection[str] = MAY_
 
 
 @contextmanager
-def explained_by(changes: Sequence[OtherVersion]) -> Iterator[None]:
+def explained_by(changes: Sequence[OtherPluginVersion]) -> Iterator[None]:
     """Adds to an error that other versions of plugins may be its cause."""
     try:
         yield

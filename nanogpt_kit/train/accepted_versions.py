@@ -7,7 +7,7 @@ import os
 
 from nanogpt_kit.core.errors import Fault, KitError, dotted
 from nanogpt_kit.core.experiment import Experiment
-from nanogpt_kit.core.other_versions import OtherVersion, other_versions, recorded_by
+from nanogpt_kit.core.other_versions import OtherPluginVersion, other_versions, recorded_by
 
 logger = logging.getLogger(__name__)
 
@@ -28,7 +28,7 @@ def check_versions(experiment: Experiment, accepted: bool) -> None:
         logger.warning("%s; its next steps are computed by the installed code", change)
 
 
-def version_fault(change: OtherVersion, experiment: Experiment) -> Fault:
+def version_fault(change: OtherPluginVersion, experiment: Experiment) -> Fault:
     install = recorded_by(experiment).remedy(change.distribution).removeprefix(": ")
     exact = f"`{install}` continues it as it began; " if install else ""
     reason = f"{change}; {exact}{ACCEPT} (in Python: accept_versions=True) continues it with {change.installed}"

@@ -76,6 +76,7 @@ WRONG_SECTIONS = {
     "check tiny.toml trainer.max_steps=5": "did you mean train.steps?",
     "check tiny.toml early_stopping.patience=3": "did you mean callback.early_stopping.patience?",
     "check tiny.toml momentun=0.9": "did you mean optimizer.momentum (of optimizer=muon)",
+    """check tiny.toml optimizer.group=[{match="wte"}] freeze=true""": "did you mean optimizer.group.0.freeze?",
     "check tiny.toml optimizer.type=sgd": "did you mean optimizer.use?",
     "check tiny.toml model.name=gpt": "did you mean model.use?",
     "check tiny.toml dataset.path=text.txt": "did you mean dataset.source (of dataset=text)?",

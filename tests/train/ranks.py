@@ -2,8 +2,8 @@
 
 `python ranks.py` takes a list of runs as JSON on its standard input and prints what each of their ranks answered: exit
 code and what it has seen. A run is {"file", "size", "overrides", "resume"}, and perhaps {"kill": [rank, step]},
-{"signal": [rank, step]}, {"kill_after": seconds} for all ranks at once, {"gradients": true} for those of the first
-step, or {"ignore": true} for targets that count for nothing, and these gradients.
+{"signal": [rank, step]}, {"kill_after": seconds} for all ranks at once, or {"gradients": true} for those of the first
+step.
 """
 
 from __future__ import annotations
@@ -16,7 +16,6 @@ import tempfile
 import time
 import traceback
 import zlib
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +26,6 @@ import torch.distributed.fsdp  # here, for all at once: what a child imports, ea
 from nanogpt_kit.checkpoint import shards  # noqa: F401
 from nanogpt_kit.core.errors import KitError, RunFailed
 from nanogpt_kit.core.experiment import Experiment
-from nanogpt_kit.data.batches import Batch
 from nanogpt_kit.launch.processes import free_port
 from nanogpt_kit.nn.sharded import full_tensor
 from nanogpt_kit.train import session, trainer
@@ -64,7 +62,7 @@ def one(run: dict[str, Any], rank: int, answer: Path) -> int:
     torch.set_num_threads(1)
     batches: list[list[int]] = []  # checksums of the windows that this rank has computed with, step by step
     masks: list[int] = []
-    gradients: list[list[float]] = []  # of the first step, where `ignore` or `gradients` is set
+    gradients: list[list[float]] = []  # of the first step, where `gradients` is set
 
     class Watched(trainer.Trainer):
         def update(self, batch: Any) -> Any:
@@ -75,24 +73,17 @@ def one(run: dict[str, Any], rank: int, answer: Path) -> int:
             if run.get("signal") == [rank, self.step]:
                 os.kill(os.getpid(), signal.SIGTERM)
             clip = self.parallel.clip
-            if (run.get("ignore") or run.get("gradients")) and self.step == 0:
+            if run.get("gradients") and self.step == 0:
 
                 def kept(norm: float) -> torch.Tensor:
                     gradients.extend(full_tensor(p.grad).flatten().tolist() for p in self.model.parameters())
                     return clip(norm)
 
                 self.parallel.clip = kept
-            found = super().update(self.thinned(batch) if run.get("ignore") else batch)
+            found = super().update(batch)
             self.parallel.clip = clip
             masks.append(zlib.crc32(torch.get_rng_state().numpy().tobytes()))
             return found
-
-        def thinned(self, batch: Any) -> Any:
-            """Without the targets of every fifth byte; the last window of all ranks keeps three only."""
-            starts = self.batches.batches.starts(self.step)
-            every = Batch.from_split(self.data.split("train"), starts, self.experiment.model.block_size, False)
-            counted = [keep(every, starts), keep(batch, starts)]
-            return replace(batch, targets=counted[1], all_tokens=int((counted[0] >= 0).sum()))
 
     session.Trainer = Watched  # type: ignore[misc]
     said: dict[str, Any] = {"code": 0}
@@ -109,15 +100,6 @@ def one(run: dict[str, Any], rank: int, answer: Path) -> int:
     seen = {"batches": batches, "masks": masks, "gradients": gradients, "seconds": time.monotonic() - began}
     answer.write_text(json.dumps({**said, **seen}))
     return int(said["code"])
-
-
-def keep(batch: Any, starts: Any) -> torch.Tensor:
-    targets = batch.targets.clone()
-    targets[batch.ids % 5 == 0] = -1
-    for row, start in enumerate(batch.starts):
-        if start == starts[-1]:
-            targets[row, 3:] = -1
-    return targets
 
 
 if __name__ == "__main__":

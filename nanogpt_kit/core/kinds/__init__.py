@@ -42,19 +42,9 @@ from nanogpt_kit.core.kinds.optimization import (
     WarmupSchedule,
     WrappedModel,
 )
+from nanogpt_kit.core.kinds.order import Order, OrderContext, PackedOrder, PackedWindows
 from nanogpt_kit.core.kinds.parameter_group import ParameterGroup
-from nanogpt_kit.core.kinds.text import (
-    Dataset,
-    Document,
-    Encoder,
-    Order,
-    OrderContext,
-    PackedOrder,
-    PackedWindows,
-    Stream,
-    TextContext,
-    Tokenizer,
-)
+from nanogpt_kit.core.kinds.text import Dataset, Document, Encoder, Stream, TextContext, Tokenizer
 from nanogpt_kit.core.options import Component
 from nanogpt_kit.core.registry import Entry
 
