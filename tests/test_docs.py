@@ -490,7 +490,7 @@ def test_every_key_of_a_toml_block_exists(page: Path, tmp_path: Path) -> None:
             continue
         wrong = [key for key in flat(values) if not is_key(key)]
         assert not wrong, wrong
-        if "extends" in values:
+        if "extends" in values and "components" not in values:  # of a file that the test of its page writes
             path = tmp_path / "example.toml"
             path.write_text(block, encoding="utf-8")
             Experiment.load(path)

@@ -12,6 +12,7 @@ from nanogpt_kit.cli.output import continue_without_reader
 from nanogpt_kit.core.errors import Fault, KitError
 
 if TYPE_CHECKING:
+    from nanogpt_kit.data.manifest import SourceRecord
     from nanogpt_kit.data.prepared_data import PreparedData
 
 
@@ -113,8 +114,14 @@ def print_source_stats(prepared: PreparedData) -> None:
     if prepared.sources:
         rows = [["tokens of", *prepared.splits]]
         for index, name in enumerate(prepared.sources):
-            rows.append([name, *(f"{split.sources[index].tokens:,}" for split in prepared.splits.values())])
+            rows.append([name, *(source_tokens(split.sources[index]) for split in prepared.splits.values())])
         print_columns(rows)
+
+
+def source_tokens(source: SourceRecord) -> str:
+    """Such as "32,842, 5,494 count": the tokens of a source, and those of them that count where not all do."""
+    counted = "" if source.counted_tokens in (None, source.tokens) else f", {source.counted_tokens:,} count"
+    return f"{source.tokens:,}{counted}"
 
 
 def print_columns(rows: list[list[str]]) -> None:

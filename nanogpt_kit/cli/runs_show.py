@@ -149,13 +149,13 @@ def cost_lines(record: Mapping[str, Any]) -> list[tuple[str, Any]]:
 
 def origin_lines(record: Mapping[str, Any]) -> list[tuple[str, Any]]:
     """What provenance.json has, in short; damaged parts are left out."""
-    from nanogpt_kit.runs.recorded_values import packages_text, version_changes_text
+    from nanogpt_kit.runs.recorded_values import packages_text, texts_of, version_changes_text
 
     origin = record["provenance"]
     git, machine, data = (
         part if isinstance(part := origin.get(key), dict) else {} for key in ("git", "machine", "data")
     )
-    distributions = origin.get("distributions")
+    distributions, marked = origin.get("distributions"), texts_of(data.get("counted"))
     dirty = git.get("dirty")
     changed = f", {dirty}" if isinstance(dirty, str) else ", with changes (dirty.patch)" if dirty else ""
     hardware = [machine.get(key) for key in ("host", "gpu", "device", "precision")]
@@ -169,6 +169,7 @@ def origin_lines(record: Mapping[str, Any]) -> list[tuple[str, Any]]:
         ("plugins changed", version_changes_text(origin)),
         ("machine", ", ".join(str(text) for text in [*hardware, threads] if text)),
         ("data", data.get("folder")),
+        ("marked", f"only some tokens of {' and '.join(marked)} count" if marked else None),
         ("sources", sources_text(data.get("sources"), record["tokens"])),
         *((f"{TAKEN[kind]} of", checkpoint) for kind, checkpoint in record["starts_from"].items()),
     ]

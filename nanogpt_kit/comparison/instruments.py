@@ -70,12 +70,9 @@ class Instrument:
         return [name for name in named if self.yardsticks[name] == other.yardsticks.get(name)]
 
 
-def held_out(data: TrainingData | None) -> dict[str, str]:
+def held_out(data: TrainingData | None) -> dict[str, str | None]:
     """The hashes of the tokens of all splits but train, and of which of them count."""
-    if data is None:
-        return {}
-    marks = data.counted or {}
-    return {split: tokens + marks.get(split, "") for split, tokens in data.splits.items() if split != TRAIN}
+    return {split: data.measured(split) for split in data.splits if split != TRAIN} if data else {}
 
 
 def measuring_fault(metric: str, one: Instrument, base: Instrument, option: str = METRIC_OPTION) -> Fault | None:
@@ -103,7 +100,8 @@ def data_fault(metric: str, one: Instrument, base: Instrument, both: str, option
     """Of other text, or of the same text as other tokens."""
     shared = one.shared_metrics(base)
     if not shared and not (one.has_text_of(base) and has_other_tokenizer(one, base)):
-        reason = f"{both} are not evaluated on the same text, so that their {metric} cannot be compared"
+        text = "the same text, or not on the same spans of it"
+        reason = f"{both} are not evaluated on {text}, so that their {metric} cannot be compared"
         remedy = "give both the same dataset with the same splits, and train again where its files have changed"
         return one.fault("dataset", reason, remedy)
     reason = f"{both} have other tokens of the same text, and {metric} depends on the tokens"

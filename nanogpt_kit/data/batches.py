@@ -46,6 +46,16 @@ class Batch:
         """What sums over the tokens are divided by: `all_tokens`, or 1 where no token counts, so that means are 0."""
         return max(1, self.all_tokens)
 
+    @property
+    def n_windows(self) -> int:
+        """Windows at the beginning of the batch that do not only fill it."""
+        return len(self.starts) * self.parts
+
+    def is_counted(self, micro_batch: int, size: int) -> bool:
+        """Whether a micro-batch (counted from 0) of `size` windows takes part in the means: not one that only fills the
+        batch, and none of a step in which no token counts."""
+        return self.all_tokens > 0 and micro_batch * size < len(self.starts)
+
     def without_targets(self) -> Batch:
         """The same windows; the loss ignores every token."""
         return replace(self, targets=torch.full_like(self.targets, IGNORED), all_tokens=0)

@@ -136,7 +136,8 @@ def write_data(
             references = encode_dataset(experiment, encoder, writer, stats, compressing, workers)
         splits = writer.finish()
         of_sources = [future.result() for future in references]
-    splits["val"] = splits["val"].model_copy(update={"references": references_of_split(of_sources, splits["val"])})
+    if not splits["val"].counted:  # else the loss is of some spans, and a compressor's result of the whole text
+        splits["val"] = splits["val"].model_copy(update={"references": references_of_split(of_sources, splits["val"])})
     for split, count in stats.duplicates.items():
         splits[split] = splits[split].model_copy(update={"duplicates": count})
         if count:

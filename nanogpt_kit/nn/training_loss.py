@@ -36,13 +36,12 @@ class TrainingLoss(NamedTuple):
             check_extra("the model", name, value)
         return computed
 
-    def counted(self, targets: Tensor) -> TrainingLoss:
-        """Zero where no token has a target: windows that only fill up the batch of a rank count in no extra."""
-        if not self.extras:
+    def counted(self, is_counted: bool) -> TrainingLoss:
+        """Zero for windows that do not count, as those that only fill up the batch of a rank: also in the extras."""
+        if is_counted or not self.extras:
             return self
-        weight = (targets >= 0).any().float()
-        extras = {name: value * weight for name, value in self.extras.items()}
-        return TrainingLoss(self.objective * weight, self.loss * weight, extras)
+        extras = {name: value * 0 for name, value in self.extras.items()}
+        return TrainingLoss(self.objective * 0, self.loss * 0, extras)
 
     def metrics(self, all_tokens: int) -> dict[str, Tensor]:
         """The means over all tokens of a step, as it logs them: {"train/loss": ..., "aux/load_balance": ...}."""

@@ -115,7 +115,7 @@ def yardsticks_of(group: SeedGroup, metric: str) -> frozenset[str]:
 def yardstick_of(row: IndexedRun, metric: str) -> str:
     """A loss in nats per token depends on the tokens; speed, memory and what schedules set depend on no data."""
     if metric == TRAIN_LOSS or metric.startswith("aux/"):  # of the training text
-        return row.data.get("train") or row.path
+        return row.data.get("train", row.path) + row.data.get("marks of train", "")
     if metric.startswith(("optim/", "schedule/", "perf/", "memory/")):
         return ""
     return find_yardstick(row.yardsticks, metric) or row.data.get("val") or row.path

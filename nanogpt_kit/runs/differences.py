@@ -110,12 +110,12 @@ def source_diffs(files: Sequence[Mapping[str, str]], runs: Sequence[str]) -> dic
 
 
 def data_of_origin(origin: Mapping[str, Any]) -> dict[str, str]:
-    """Fingerprints of the text and the tokenizer, and hashes of tokens and documents of each split."""
+    """Fingerprints of the text and the tokenizer, and hashes of tokens, documents and marks of each split."""
     data = origin.get("data")
     if not isinstance(data, dict):
         return {}
     found = {key: text[:HASH_LENGTH] for key, text in texts_of(data).items() if key != "folder"}
-    for kind, word in (("splits", "tokens"), ("documents", "documents")):
+    for kind, word in (("splits", "tokens"), ("documents", "documents"), ("counted", "marks")):
         found |= {f"{word} of {split}": text[:HASH_LENGTH] for split, text in texts_of(data.get(kind)).items()}
     return found
 

@@ -43,6 +43,11 @@ class TrainingData(RecordPart):
     counted: dict[str, str] | None = None  # SHA-256 of which tokens count, by the splits in which not all do
     sources: dict[str, TrainedSource] | None = None  # by name; None: the dataset is one source
 
+    def measured(self, split: str) -> str | None:
+        """What a loss over a split is of: its tokens, and which of them count; None where there is no such split."""
+        tokens = self.splits.get(split)
+        return tokens and tokens + (self.counted or {}).get(split, "")
+
     @property
     def identity(self) -> str:
         """A hash of what was read and what it became, wherever its folder is."""

@@ -33,9 +33,9 @@ class EvaluatedRun:
         return cls(folder, metrics, origin.data) if origin and origin.data else None
 
     def has_tokens_of(self, other: EvaluatedRun) -> bool:
-        """Whether both were evaluated on the same tokens, so that their losses compare."""
-        tokens = self.data.splits.get("val")
-        return tokens is not None and tokens == other.data.splits.get("val")
+        """Whether both were evaluated on the same tokens, of which the same count, so that their losses compare."""
+        measured = self.data.measured("val")
+        return measured is not None and measured == other.data.measured("val")
 
     def has_text_of(self, other: EvaluatedRun) -> bool:
         """Whether both were evaluated on the same text, so that their bits per byte compare."""

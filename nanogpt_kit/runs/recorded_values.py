@@ -129,8 +129,12 @@ def number_of(values: Mapping[str, Any], key: str) -> float:
 
 
 def data_of(values: Any) -> dict[str, str]:
+    """Fingerprints of the text and the tokenizer, the hash of each split, and of the marks in it, if there are any."""
+    if not isinstance(values, dict):
+        return {}
     kept = {key: text for key, text in texts_of(values).items() if key in ("dataset", "tokenizer")}
-    return {**kept, **texts_of(values.get("splits"))} if isinstance(values, dict) else {}
+    marks = {f"marks of {split}": text for split, text in texts_of(values.get("counted")).items()}
+    return {**kept, **texts_of(values.get("splits")), **marks}
 
 
 def starts_of(origin: Mapping[str, Any]) -> dict[str, str]:

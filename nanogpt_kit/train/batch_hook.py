@@ -16,11 +16,10 @@ def batch_after_hooks(batch: Batch, run: LiveRun, hooks: Hooks, world: World) ->
     """The batch as the callbacks leave it, with the targets of all ranks counted again; where none has the hook, as it
     is. Raises RunFailed where a token is not one of the vocabulary."""
     names = hooks.participants("batch_ready")
-    uncounted = (batch.targets == IGNORED).all(dim=1) if names else None  # some only make ranks' batches equally large
     hooks.call("batch_ready", run=run, step=run.step, batch=batch)
-    if uncounted is None:
+    if not names:
         return batch
-    batch.targets[uncounted] = IGNORED
+    batch.targets[batch.n_windows :] = IGNORED  # those only make the batches of all ranks equally large
     for name, tensor, least in (("ids", batch.ids, 0), ("targets", batch.targets, IGNORED)):
         low, high = (int(bound) for bound in tensor.aminmax())
         if low < least or high >= run.vocab_size:

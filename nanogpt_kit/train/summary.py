@@ -12,6 +12,7 @@ from torch import nn
 from nanogpt_kit.core.errors import printable
 from nanogpt_kit.core.experiment import Experiment
 from nanogpt_kit.core.kinds import Role
+from nanogpt_kit.data.build import counted_note
 from nanogpt_kit.data.proportions import Proportions
 from nanogpt_kit.nn.flops import num_params, trained_params
 from nanogpt_kit.nn.parameter_groups import describe_rates
@@ -92,10 +93,10 @@ def describe_batches(experiment: Experiment) -> str:
 
 
 def describe_data(setup: Setup) -> str:
-    """The dataset, the tokenizer, and the tokens of each split."""
+    """The dataset, the tokenizer, and the tokens of each split, with those that count where not all do."""
     experiment, data = setup.experiment, setup.data
     dataset = experiment.entry_of(experiment.dataset).name
-    counts = ", ".join(f"{split.tokens:,} {name}" for name, split in data.splits.items())
+    counts = ", ".join(f"{split.tokens:,} {name}{counted_note(split)}" for name, split in data.splits.items())
     return f"{dataset} as {data.manifest.tokenizer.use} tokens: {counts}"
 
 

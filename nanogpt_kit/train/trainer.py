@@ -172,12 +172,12 @@ class Trainer:
 
     def accumulate(self, batch: Batch) -> dict[str, Tensor]:
         """Sums the gradients of this rank's windows over micro-batches. Returns its part of the mean losses."""
-        losses = []
-        micro_batches = batch.micro_batches(self.progress.micro_batch_size, self.precision.device)
-        for index, (ids, targets, segments) in enumerate(micro_batches, start=1):
-            with self.parallel.sync(last=index == len(micro_batches)):
+        losses, size = [], self.progress.micro_batch_size
+        micro_batches = batch.micro_batches(size, self.precision.device)
+        for index, windows in enumerate(micro_batches):
+            with self.parallel.sync(last=index == len(micro_batches) - 1):
                 with self.precision.autocast():
-                    sums = TrainingLoss.of(self.parallel(ids, targets, segments)).counted(targets)
+                    sums = TrainingLoss.of(self.parallel(*windows)).counted(batch.is_counted(index, size))
                 mean = sums.objective / batch.divisor  # of all ranks, so that every token weighs the same
                 self.scaler.scale(mean).backward()
             losses.append(sums.metrics(batch.divisor))

@@ -21,7 +21,7 @@ ORIGIN: dict[str, Any] = {
     "machine": {"host": "here", "device": "cpu", "precision": "bf16", "threads": 3},
     "git": {"commit": "abc123", "dirty": True},
     "components": {"model.mlp": "local file/mine"},
-    "data": {"folder": "data/tiny", "dataset": "d", "tokenizer": "t", "splits": {"val": "v"}},
+    "data": {"folder": "data/tiny", "dataset": "d", "tokenizer": "t", "splits": {"val": "v"}, "counted": {"val": "m"}},
 }
 
 
@@ -64,6 +64,7 @@ def test_a_page_has_status_metrics_costs_origin_notes_files_and_descendants(show
     assert origin["code"] == "abc123, with changes (dirty.patch)"
     assert origin["packages"] == "nanogpt-kit 0.2.0, torch 2.13.0"
     assert origin["machine"] == "here, cpu, bf16, 3 threads"
+    assert origin["marked"] == "only some tokens of val count"
     assert list(notes.values()) == ["it does"]
     assert files["checkpoints"] == "12 kB, of steps 10, 15"
     assert files["samples.txt"] == "5 bytes"

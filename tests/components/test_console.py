@@ -156,6 +156,15 @@ def test_the_loss_is_an_exponential_mean_of_logged_steps() -> None:
     assert last.value == 7.0
 
 
+def test_a_step_in_which_no_token_counts_is_left_out_of_the_shown_loss(console: Show) -> None:
+    console()
+    display = PlainDisplay(make_run(), 10, 0.0)
+    log(display, 1, loss=2.0)
+    nothing = {"train/loss": 0.0, "train/counted_fraction": 0.0, "perf/tokens_per_second": 1.0, "seconds": 1.0}
+    display.logged(step=2, metrics=nothing)
+    assert display.loss.value == 2.0
+
+
 def test_what_is_left_counts_evaluations_and_max_seconds_and_forgets_the_first_step(console: Show) -> None:
     console()
     run = make_run()

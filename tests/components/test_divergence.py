@@ -127,6 +127,12 @@ def test_a_gradient_norm_that_varies_as_it_always_did_is_not_reported(norms: np.
     assert reports() == []
 
 
+def test_a_step_in_which_no_token_counts_has_no_loss_that_others_rise_from(reports: Reports) -> None:
+    losses = np.where(STEPS % 3 == 0, 0.0, falling(N) + noise(N, 0.1))
+    feed(make_watch(), losses.tolist(), np.where(losses == 0, 0.0, 1.0).tolist())
+    assert reports() == []
+
+
 def test_a_gradient_of_a_text_that_is_known_by_heart_may_grow(reports: Reports) -> None:
     growing = np.exp(noise(N, 0.2)) * np.where((STEPS >= 900) & (STEPS < 920), 0.6, 0.05)
     feed(make_watch(), (0.01 + 0.05 * (growing > 0.2)).tolist(), growing.tolist())

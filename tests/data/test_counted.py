@@ -236,6 +236,11 @@ def test_without_marks_there_is_no_file_and_no_word_of_it(tiny: Path) -> None:
     assert all(counted(plain.split("train")))
 
 
+def test_a_marked_split_has_no_reference_of_compressors_since_those_read_all_of_its_text(tiny: Path) -> None:
+    assert prepare(experiment(tiny, "tokenizer=byte")).references == {}
+    assert prepare(experiment(tiny, "tokenizer=byte", val=["more of it " * 9])).references != {}
+
+
 def test_a_split_without_marks_beside_one_with_them_counts_wholly(tiny: Path) -> None:
     prepared = prepare(experiment(tiny, "tokenizer=byte", val=["plain text " * 9]))
     assert sorted(files(prepared)) == [

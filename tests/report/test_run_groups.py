@@ -182,6 +182,12 @@ def test_values_without_a_yardstick_compare_by_the_validation_tokens_or_not_at_a
     assert len(comparable_sets(group_runs(reported(bare)), "val/loss")) == 2
 
 
+def test_losses_of_the_same_tokens_of_which_others_count_do_not_compare() -> None:
+    marked = {**TOKENS, "counted": {"train": "answers"}}
+    runs = [seeded("a/a", 1, 2.0, "a"), seeded("b/b", 1, 2.0, "b", data=marked)]
+    assert len(comparable_sets(group_runs(reported(runs)), "train/loss")) == 2
+
+
 # Figures
 
 

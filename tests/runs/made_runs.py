@@ -19,15 +19,17 @@ def make_run(
     total_steps: int = 20,
     evaluations: Mapping[int, Mapping[str, Any]] | None = None,
     data: tuple[str, str] | None = ("text", "tokens"),
+    marks: str | None = None,
     **status: Any,
 ) -> RunFolder:
-    """A run with checkpoints of `steps`; `data` are the fingerprint of its text and the hash of its val tokens."""
+    """A run with checkpoints of `steps`; `data` are the fingerprint of its text and the hash of its val tokens,
+    `marks` that of those of them that count."""
     run = new_run_folder(experiment, seed=7, fingerprint="print")
     for step in steps:
         run.checkpoint(step).mkdir(parents=True)
     lines = [json.dumps({"step": step, **metrics}) for step, metrics in (evaluations or {}).items()]
     run.metrics.write_text("".join(f"{line}\n" for line in lines))
-    run.write_provenance(provenance(data))
+    run.write_provenance(provenance(data, marks))
     run.set_status(state, step=max(steps, default=0), total_steps=total_steps, **status)
     run.experiment.write_text("")
     return run
@@ -38,9 +40,11 @@ def losses(**by_step: float) -> dict[int, dict[str, float]]:
     return {int(step[1:]): {"val/loss": loss} for step, loss in by_step.items()}
 
 
-def provenance(data: tuple[str, str] | None) -> Provenance:
+def provenance(data: tuple[str, str] | None, marks: str | None = None) -> Provenance:
     text, tokens = data or ("", "")
-    record = TrainingData(folder="", dataset=text, tokenizer=tokens, splits={"val": tokens}, documents={})
+    counted = {"val": marks} if marks else None
+    splits = {"val": tokens}
+    record = TrainingData(folder="", dataset=text, tokenizer=tokens, splits=splits, documents={}, counted=counted)
     return Provenance(
         command="",
         folder="",

@@ -14,7 +14,13 @@ ORIGIN: dict[str, Any] = {
     "distributions": {"nanogpt-kit": "0.2.0", "lion-kit": "1.0", "torch": "2.12.0"},
     "machine": {"host": "here", "python": "3.12", "precision": "bf16", "threads": 2, "choices": {"model": "fast"}},
     "git": {"commit": "abc", "dirty": False},
-    "data": {"folder": "x", "dataset": "d" * 64, "tokenizer": "t" * 64, "splits": {"train": "1", "val": "2"}},
+    "data": {
+        "folder": "x",
+        "dataset": "d" * 64,
+        "tokenizer": "t" * 64,
+        "splits": {"train": "1", "val": "2"},
+        "counted": None,
+    },
 }
 
 
@@ -43,7 +49,12 @@ def test_each_section_has_the_values_of_both() -> None:
         "distributions": {"nanogpt-kit": "0.2.0", "lion-kit": "1.1", "torch": "2.13.0"},
         "machine": {**ORIGIN["machine"], "threads": 3, "choices": {"model": "slow"}},
         "git": {"commit": "def", "dirty": True},
-        "data": {**ORIGIN["data"], "tokenizer": "u" * 64, "splits": {"train": "1", "val": "3"}},
+        "data": {
+            **ORIGIN["data"],
+            "tokenizer": "u" * 64,
+            "splits": {"train": "1", "val": "3"},
+            "counted": {"val": "4"},
+        },
     }
     two = make_listed_run(
         "a/two", {"optimizer.lr": 0.5, "model.bias": True}, loss=2.0, step=17, code="l" * 64, **changed
@@ -58,7 +69,7 @@ def test_each_section_has_the_values_of_both() -> None:
     assert all(text.startswith("local file/mine sha256 ") for text in hashes)
     assert "--- a/one/components/mine.py\n+++ a/two/components/mine.py\n" in found.sources["mine.py"]
     assert "\n-y = 2\n+y = 3\n" in found.sources["mine.py"]
-    assert found.data == {"tokenizer": ("t" * 12, "u" * 12), "tokens of val": ("2", "3")}
+    assert found.data == {"tokenizer": ("t" * 12, "u" * 12), "tokens of val": ("2", "3"), "marks of val": (None, "4")}
     assert found.environment.pop("dirty.patch")[0] is None
     assert found.environment == {
         "lion-kit": ("1.0", "1.1"),

@@ -62,6 +62,15 @@ def test_another_text_is_not_compared() -> None:
     assert rank_runs(runs, runs[1]).best == runs[1]  # type: ignore[union-attr]
 
 
+def test_the_same_tokens_of_which_others_count_are_not_compared() -> None:
+    of_all, of_answers = make_run(evaluations=both(4.5, 6.0)), {"data": ("other", "tokens"), "marks": "answers"}
+    runs = [of_all, *(make_run(evaluations=both(loss, 1.5), **of_answers) for loss in (1.25, 1.0))]  # type: ignore[arg-type]
+    for run, best, count in ((runs[0], runs[0], 1), (runs[1], runs[2], 2)):
+        ranking = rank_runs(runs, run)
+        assert ranking is not None
+        assert (ranking.best, ranking.count) == (best, count)
+
+
 def test_a_run_is_ranked_by_the_evaluation_that_its_checkpoint_has_reached() -> None:
     ahead = make_run(evaluations=losses(s10=5.0, s20=1.0), steps=[10], state="interrupted")
     other = make_run(evaluations=losses(s10=4.0, s20=3.0))

@@ -13,8 +13,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import tomli
-import tomli_w
 import torch
 from torch import Tensor, nn
 
@@ -161,12 +159,8 @@ def test_text_that_no_counted_token_sees_changes_nothing(tiny: Path, source: Pat
         assert torch.equal(one_gradient, other_gradient)
 
 
-def test_a_step_in_which_nothing_counts_has_no_gradient_and_a_loss_of_zero(
-    tiny: Path, source: Path, tmp_path: Path
-) -> None:
-    path = tmp_path / "long.jsonl"
-    talk = [{"role": "user", "content": "word " * 60}, {"role": "assistant", "content": "yes"}]
-    path.write_text((json.dumps({"messages": talk}) + "\n") * 9 + json.dumps({"messages": talk[::-1]}) + "\n")
+def test_a_step_in_which_nothing_counts_has_no_gradient_and_a_loss_of_zero(tiny: Path, long_questions: Path) -> None:
+    path = long_questions
     more = ("order=sequential", "train.steps=6", "optimizer.weight_decay=0", "train.micro_batch_size=2")
     one = trainer(tiny, path, *more, "train.batch_tokens=80", "schedule=constant")
     steps = [one.batches.at(step) for step in range(6)]
@@ -181,6 +175,44 @@ def test_a_step_in_which_nothing_counts_has_no_gradient_and_a_loss_of_zero(
     assert fractions == [batch.all_tokens / 80 for batch in steps]
     assert [step for step, norm in enumerate(logged(folder, "optim/grad_norm")) if norm == 0] == empty
     assert all(math.isfinite(loss) for loss in losses)
+
+
+@pytest.fixture
+def long_questions(tmp_path: Path) -> Path:
+    """Most windows are of a question only; that of the last conversation counts."""
+    path = tmp_path / "long.jsonl"
+    talk = [{"role": "user", "content": "word " * 60}, {"role": "assistant", "content": "yes"}]
+    path.write_text((json.dumps({"messages": talk}) + "\n") * 9 + json.dumps({"messages": talk[::-1]}) + "\n")
+    return path
+
+
+def test_auxiliary_losses_are_those_of_all_windows_of_a_step_whatever_its_micro_batches(
+    tiny: Path, long_questions: Path
+) -> None:
+    moe = CONVERSATIONS.with_name("moe.py")
+    parts = ("model.mlp={use='moe', width=1.0, balance=0.0, z_loss=0.3}", "order=sequential", "train.batch_tokens=80")
+    found = []
+    for size in (1, 5):
+        more = (*parts, f"components=['{CONVERSATIONS}', '{moe}']", f"train.micro_batch_size={size}")
+        one = trainer(tiny, long_questions, *more)
+        batches = [one.batches.at(step) for step in range(9)]
+        partly = next(batch for batch in batches if 0 < (batch.targets >= 0).any(1).sum() < 5)
+        found.append(one.accumulate(partly)["aux/router_z"].item())
+        nothing = next(batch for batch in batches if not batch.all_tokens)
+        assert not any(value.item() for value in one.accumulate(nothing).values())
+    assert found[0] == pytest.approx(found[1], rel=1e-6)
+
+
+def test_a_callback_may_set_targets_where_no_token_counts(tiny: Path, long_questions: Path) -> None:
+    (tiny.parent / "all.py").write_text(
+        "from nanogpt_kit.api import Callback, hookimpl\n\nclass All(Callback):\n    def build(self, run):\n"
+        "        return self.Hook()\n\n    class Hook:\n        @hookimpl\n        def batch_ready(self, batch):\n"
+        "            batch.targets[:] = 7\n"
+    )
+    more = ("train.steps=2", "order=sequential", f"components=['{CONVERSATIONS}', 'all.py']", "callback=['all']")
+    folder = session.run(Experiment.load(tiny, options(long_questions, *more)))
+    assert logged(folder, "train/counted_fraction") == []
+    assert all(logged(folder, "train/loss"))
 
 
 # --- ranks and resuming -----------------------------------------------------------------------------------------
@@ -279,7 +311,16 @@ def test_a_run_does_not_continue_with_other_marks(tiny: Path, source: Path) -> N
 # --- mistakes, and the documentation ----------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("line", ['{"text": "no messages"}', '{"messages": [{"role": "user"}]}', "[1, 2]"])
+NO_CONVERSATIONS = [
+    '{"text": "no messages"}',
+    '{"messages": [{"role": "user"}]}',
+    '{"messages": [{"role": "assistant", "content": null}]}',
+    '{"messages": [{"role": "user", "content": [{"type": "text", "text": "a part"}]}]}',
+    "[1, 2]",
+]
+
+
+@pytest.mark.parametrize("line", NO_CONVERSATIONS)
 def test_a_line_that_is_no_conversation_is_named(tiny: Path, source: Path, line: str) -> None:
     source.write_text(f"{json.dumps({'messages': conversation(1)})}\n{line}\n", encoding="utf-8")
     with pytest.raises(KitError, match=f"{source}:2: a conversation should be ") as refused:
@@ -287,7 +328,9 @@ def test_a_line_that_is_no_conversation_is_named(tiny: Path, source: Path, line:
     assert '"messages": [{"role": "user", "content": "..."}, ...]' in str(refused.value)
 
 
-def test_the_page_shows_the_component_and_what_it_makes_of_its_line(tiny: Path, tmp_path: Path) -> None:
+def test_the_page_shows_the_component_and_what_it_makes_of_its_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     page = (CONVERSATIONS.parents[3] / "docs" / "masked-targets.md").read_text(encoding="utf-8")
     (code,), (toml,), (line,), (text,) = (
         re.findall(rf"^```{language}\n(.*?)^```", page, re.DOTALL | re.MULTILINE)
@@ -296,10 +339,9 @@ def test_the_page_shows_the_component_and_what_it_makes_of_its_line(tiny: Path, 
     assert code == CONVERSATIONS.read_text(encoding="utf-8")
     (tmp_path / "conversations.py").write_text(code, encoding="utf-8")
     (tmp_path / "chats.jsonl").write_text(line * 2, encoding="utf-8")
-    written = tomli.loads(toml)
-    written["dataset"]["source"] = str(tmp_path / written["dataset"]["source"])
-    (tmp_path / "chats.toml").write_text(f'extends = "tiny.toml"\n{tomli_w.dumps(written)}', encoding="utf-8")
-    dataset = Experiment.load(tmp_path / "chats.toml", trust_code=True).dataset
+    (tmp_path / "chats.toml").write_text(toml, encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    dataset = Experiment.load("chats.toml", trust_code=True).dataset
     document = next(dataset.all_documents())  # type: ignore[attr-defined]
     assert isinstance(document, MarkedText)
     assert document.text == text

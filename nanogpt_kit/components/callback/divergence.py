@@ -100,7 +100,7 @@ class Watch:
             return
         (step, read), self.pending = self.pending, None
         loss, grad_norm = read()
-        if math.isfinite(loss):
+        if loss != 0 and math.isfinite(loss):  # it is 0 where no token of the step counts
             self.check_loss(step, loss)
         if loss > self.learnt and 0 < grad_norm < math.inf:  # fp16 skips steps whose gradient is not finite
             rise = self.log_norm.add(math.log(grad_norm))

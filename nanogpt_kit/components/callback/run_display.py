@@ -84,7 +84,8 @@ class RunDisplay(ABC):
         self.logged_count += 1
         if self.logged_count == 2:  # the first steps warm up the device, so their speed says little
             self.speed = ExponentialMean(self.smoothing)
-        self.loss.add(metrics["train/loss"])
+        if metrics.get("train/counted_fraction") != 0:  # else the step has no loss
+            self.loss.add(metrics["train/loss"])
         self.speed.add(metrics["perf/tokens_per_second"])
         self.training_seconds = metrics["seconds"]
         self.step, self.activity = step, ""

@@ -22,11 +22,11 @@ class Conversations(HashSplitDataset):
     def all_documents(self) -> Iterator[MarkedText]:
         for line, _, record in TextFile(Path(self.source), "messages").records():
             try:
-                turns = [(str(message["role"]), str(message["content"])) for message in record["messages"]]
+                turns = [(message["role"] + ":", " " + message["content"] + "\n") for message in record["messages"]]
             except (KeyError, TypeError):
                 what = '{"messages": [{"role": "user", "content": "..."}, ...]}'
                 raise KitError(f"{self.source}:{line}: a conversation should be {what}") from None
-            parts = [((f"{role}:", False), (f" {content}\n", role == self.answers)) for role, content in turns]
+            parts = [((role, False), (content, role == f"{self.answers}:")) for role, content in turns]
             yield MarkedText.of_parts(part for turn in parts for part in turn)
 
     def fingerprint(self) -> str:
