@@ -20,6 +20,7 @@ from nanogpt_kit.core.step_plan import BATCH_TOKENS, BLOCK_SIZE, MAX_BATCH_TOKEN
 
 LEARNING_RATE = "optimizer.lr"
 GRAD_CLIP = "train.grad_clip"
+GROUP = "optimizer.group."
 BATCH_SHAPING = (BATCH_TOKENS, BLOCK_SIZE)  # driven by steps or tokens only, never by seconds
 
 
@@ -56,7 +57,7 @@ def optimizer_targets(optimizer: Component) -> dict[str, Target]:
         if group.freeze:
             continue
         own = {key.removeprefix("group."): target for key, target in number_options(group, "group")}
-        found |= {f"optimizer.group.{index}.{key}": target for key, target in (by_option | own).items()}
+        found |= {f"{GROUP}{index}.{key}": target for key, target in (by_option | own).items()}
     return found
 
 
@@ -121,15 +122,37 @@ def check_targets(schedule: Schedule | tuple[Schedule, ...], targets: Mapping[st
         raise ValidationError.from_exception_data("schedule", details)
 
 
+def schedule_notes(
+    schedules: Sequence[tuple[str, Component]], total_steps: int, targets: Mapping[str, Target]
+) -> Iterator[str]:
+    """What in the schedules of a run does not suit it, as sentences with their keys."""
+    known = [(key, one) for key, one in schedules if isinstance(one, Schedule)]
+    for key, one in known:
+        notes = one.note(total_steps), zero_note(one.target, targets)
+        yield from (f"{key}: {note}" for note in notes if note)
+    if len(known) == len(schedules) and not any(is_of_rate(one) for _, one in known):
+        yield f"schedule: no schedule has the target {LEARNING_RATE}, so the learning rate is constant"
+
+
+def is_of_rate(schedule: Schedule) -> bool:
+    """Whether it drives a learning rate, perhaps of some parameters only."""
+    return schedule.target.startswith("optimizer.") and schedule.target.endswith(".lr")
+
+
 def zero_note(target: str, targets: Mapping[str, Target]) -> str | None:
-    """That a schedule has no effect, since what it multiplies is 0, as a sentence; None where it has one."""
-    name = target.rpartition(".")[2]
-    of_groups = (one.value for key, one in targets.items() if key.startswith("optimizer.group.") and key.endswith(name))
-    return (
-        None
-        if target not in targets or targets[target].value or any(of_groups)
-        else f"{target} is 0, which no multiplier changes"
-    )
+    """That a schedule has no effect, since all that it multiplies is 0, as a sentence; None where it has one."""
+    where, name = split_target(target)
+    within = (f"{where}.",) if where.startswith(GROUP) else (f"{where}.", GROUP)
+    values = (one.value for key, one in targets.items() if key.startswith(within) and key.endswith(f".{name}"))
+    return None if target not in targets or any(values) else f"{target} is 0, which no multiplier changes"
+
+
+def split_target(target: str) -> tuple[str, str]:
+    """Such as ("optimizer.others", "betas.0")."""
+    *where, name = target.split(".")
+    if name.isdecimal() and where:
+        name = f"{where.pop()}.{name}"
+    return ".".join(where), name
 
 
 def nearest_target(target: str, targets: Mapping[str, Any]) -> str:

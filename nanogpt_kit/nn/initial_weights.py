@@ -59,15 +59,20 @@ def check_init(experiment: Experiment, module: nn.Module, vocab_size: int) -> No
 
 
 def planned_rates(experiment: Experiment, module: nn.Module, vocab_size: int) -> dict[Role, tuple[float, float]] | None:
-    """The peak learning rates by role, of a module on the meta device.
+    """The peak learning rates by role, of a module on the meta device; None as in `planned_optimizer`."""
+    optimizer = planned_optimizer(experiment, module, vocab_size)
+    return None if optimizer is None else rates_by_role(optimizer, peak_rates(optimizer))
 
-    None where the optimizer requires parameters with values, as those of plugins may.
+
+def planned_optimizer(experiment: Experiment, module: nn.Module, vocab_size: int) -> torch.optim.Optimizer | None:
+    """The optimizer of a module on the meta device.
+
+    None where it requires parameters with values, as those of plugins may. Raises KitError as `build_optimizer` does.
     """
     shapes = shapes_of_module(experiment, module, vocab_size)
     try:
-        optimizer = build_optimizer(experiment, module, shapes)
+        return build_optimizer(experiment, module, shapes)
     except KitError:
         raise
     except Exception:  # from a component's code, which may work on a real device
         return None
-    return rates_by_role(optimizer, peak_rates(optimizer))

@@ -13,16 +13,18 @@ from nanogpt_kit.core.errors import Fault, KitError, key_parts
 from nanogpt_kit.core.experiment import Experiment
 from nanogpt_kit.core.kinds import Dataset
 from nanogpt_kit.core.options import RunContext
+from nanogpt_kit.core.targets import LEARNING_RATE
 from nanogpt_kit.data.dataset_sources import source_faults, sources_of
 from nanogpt_kit.data.tokenizer_of_run import state_from_run
 from nanogpt_kit.generate.prompt import check_prompt
 from nanogpt_kit.nn.group_matches import freeze_parameters
-from nanogpt_kit.nn.initial_weights import check_init, planned_rates
+from nanogpt_kit.nn.initial_weights import check_init, planned_optimizer
 from nanogpt_kit.nn.uninitialized import check_model_parts
 from nanogpt_kit.runs.folder import RunFolder
 from nanogpt_kit.train.context import resolve_run_context
 from nanogpt_kit.train.memory import check_memory
 from nanogpt_kit.train.metric_names import check_metric_options, check_unique_metrics
+from nanogpt_kit.train.schedules import check_driven_numbers
 from nanogpt_kit.train.warm_start import WarmStart, check_published_tokens, is_download
 
 ASSUMED_VOCABULARY = 256  # tokens, where the tokenizer learns it from the text
@@ -85,8 +87,10 @@ def check_model(experiment: Experiment, ctx: RunContext) -> nn.Module | None:
     if module is not None:
         check_init(experiment, module, vocab_size)
         freeze_parameters(experiment, module)
-        if experiment.optimizer.group:
-            planned_rates(experiment, module, vocab_size)  # builds the optimizer, which must have the groups' options
+        if experiment.optimizer.group or {one.target for one in experiment.schedules} != {LEARNING_RATE}:
+            optimizer = planned_optimizer(experiment, module, vocab_size)  # which must have the groups' options
+            if optimizer is not None:
+                check_driven_numbers(experiment, optimizer)
     check_memory(experiment, module, ctx)
     return module
 

@@ -13,7 +13,7 @@ from nanogpt_kit.core.errors import Fault, KitError, NotFinite, RunFailed, dotte
 from nanogpt_kit.core.experiment import Experiment
 from nanogpt_kit.core.kinds import Schedule
 from nanogpt_kit.core.pace import multiplier_at
-from nanogpt_kit.core.targets import GRAD_CLIP, LEARNING_RATE, Target
+from nanogpt_kit.core.targets import GRAD_CLIP, LEARNING_RATE, Target, nearest_target, split_target
 from nanogpt_kit.nn.parameter_groups import peak_rates
 from nanogpt_kit.train.progress import Progress
 from nanogpt_kit.train.world import World
@@ -72,7 +72,7 @@ class Schedules:
             Drive(one, targets[one.target], tuple(numbers.get(one.target, ())), setters.get(one.target))
             for one in experiment.schedules
         ]
-        check_each_drives_something(experiment, self.drives)
+        check_driven_numbers(experiment, optimizer)
 
     def apply(self) -> dict[str, float]:
         """Sets the values of the next update. Returns metrics: the learning rate, the multipliers of other targets.
@@ -129,16 +129,29 @@ def numbers_in(group: Mapping[str, Any]) -> Iterator[tuple[str, int | None, floa
             yield name, None, value
 
 
-def check_each_drives_something(experiment: Experiment, drives: list[Drive]) -> None:
+def check_driven_numbers(experiment: Experiment, optimizer: Optimizer) -> None:
+    """Raises KitError with each schedule that changes no number of an optimizer that has just been built."""
+    schedules = [(key, part) for key, part in experiment.parts() if isinstance(part, Schedule)]
+    scheduled = {schedule.target for _, schedule in schedules}
+    driven = {target for target, _ in driven_numbers(optimizer, peak_rates(optimizer), scheduled)}
+    existing = {
+        f"{prefix}.{name}" if element is None else f"{prefix}.{name}.{element}"
+        for group in optimizer.param_groups
+        for prefix in prefixes_of_group(group)
+        for name, element, _ in numbers_in(group)
+    }
     faults = []
-    keys = {id(part): key for key, part in experiment.parts() if isinstance(part, Schedule)}
-    for drive in drives:
-        if drive.schedule.target.startswith("optimizer.") and not drive.numbers:
-            key = (*keys[id(drive.schedule)], "target")
-            reason = (
-                f"no parameters have a value of {drive.schedule.target} in the optimizer that this schedule changes"
-            )
-            faults.append(Fault(reason, dotted(key), experiment.layers.location(key)))
+    for key, schedule in schedules:
+        target = schedule.target
+        if not target.startswith("optimizer.") or target in driven:
+            continue
+        reason = "schedules with more specific targets change it for all parameters; remove this schedule"
+        if target not in existing:
+            use, name = experiment.entry_of(experiment.optimizer).name, split_target(target)[1]
+            allowed = nearest_target(target, dict.fromkeys(existing & experiment.targets.keys()))
+            reason = f"{use} has no {name} for these parameters{allowed}"
+        at = (*key, "target")
+        faults.append(Fault(f"{target!r} has no effect: {reason}", dotted(at), experiment.layers.location(at)))
     if faults:
         raise KitError(*faults)
 
@@ -148,7 +161,7 @@ def checked_multiplier(experiment: Experiment, schedule: Schedule, step: int, se
     multiplier = multiplier_at(experiment, schedule, step, seconds)
     if isinstance(multiplier, int | float) and 0 <= multiplier < math.inf:
         return multiplier
-    what = f"the multiplier of {schedule.target} is {multiplier} at step {step + 1}"
+    what = f"the multiplier of {schedule.target} is {multiplier!r} at step {step + 1}"
     reason = f"{what} by schedule {type(schedule).__name__}; expected a finite number that is not negative"
     is_finite = not isinstance(multiplier, int | float) or math.isfinite(multiplier)
     raise (RunFailed if is_finite else NotFinite)(reason)

@@ -157,6 +157,30 @@ def test_a_schedule_of_what_is_zero_is_noted(tmp_path: Path) -> None:
     assert not any("is 0" in note for note in load(tmp_path, LIST).notes)
 
 
+def test_a_schedule_that_changes_a_value_of_some_parameters_is_not_noted(tmp_path: Path) -> None:
+    """Of `muon` the decay of the matrices alone may be 0."""
+    for others, is_noted in {"0.1": False, "0.0": True}.items():
+        muon = f"optimizer={{use='muon', weight_decay=0.0, others={{use='adamw', weight_decay={others}}}}}"
+        notes = load(tmp_path, LIST, muon).notes
+        assert ("schedule.1: optimizer.weight_decay is 0, which no multiplier changes" in notes) is is_noted
+
+
+@pytest.mark.parametrize(
+    ("targets", "is_noted"),
+    [
+        (["optimizer.eps"], True),
+        (["optimizer.lr", "optimizer.eps"], False),
+        (["optimizer.eps", "optimizer.group.0.lr"], False),
+    ],
+)
+def test_a_learning_rate_without_a_schedule_is_noted(tmp_path: Path, targets: list[str], is_noted: bool) -> None:
+    """As where a list replaces that of the file which it extends."""
+    schedules = "".join(f'[[schedule]]\nuse = "constant"\ntarget = "{target}"\n' for target in targets)
+    notes = load(tmp_path, schedules, "optimizer.group=[{match='wte'}]").notes
+    expected = ("schedule: no schedule has the target optimizer.lr, so the learning rate is constant",)
+    assert notes == expected * is_noted
+
+
 def test_the_length_of_a_run_is_exact_where_steps_or_tokens_end_it(tmp_path: Path) -> None:
     experiment = load(tmp_path, ONE)
     assert length_at_pace(experiment, 399, 1e9) is experiment.total_steps

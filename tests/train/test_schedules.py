@@ -18,8 +18,9 @@ from nanogpt_kit.runs.folder import RunFolder
 from nanogpt_kit.runs.metrics import read_metrics
 from nanogpt_kit.system.reading import sha256_file
 from nanogpt_kit.train import session, trainer
+from nanogpt_kit.train.before_data import check_without_running
 from nanogpt_kit.train.progress import Progress
-from nanogpt_kit.train.schedules import Schedules
+from nanogpt_kit.train.schedules import Schedules, checked_multiplier
 from nanogpt_kit.train.world import World
 from tests.train.test_parallel import runs
 from tests.train.test_trainer import fresh_trainer
@@ -187,27 +188,56 @@ def test_the_most_specific_schedule_drives_each_group(tiny: Path) -> None:
     assert metrics == {"optim/lr": 0.25, "schedule/optimizer.others.lr": 0.25, "schedule/optimizer.weight_decay": 2.0}
 
 
-def test_a_schedule_that_drives_nothing_is_reported_with_its_key(tiny: Path) -> None:
+MUON = ("optimizer=muon", "optimizer.group=[{match='c_fc.weight'}]")
+WITHOUT_EFFECT = {  # the targets of two schedules, options -> key and beginning of the message
+    ("optimizer.lr", "optimizer.group.0.betas.0", *MUON): (
+        "schedule.1.target: 'optimizer.group.0.betas.0' has no effect: muon has no betas.0 for these parameters; "
+        "did you mean 'optimizer.group.0."
+    ),
+    ("optimizer.lr", "optimizer.group.0.lr", "optimizer.group=[{match='.'}]"): (
+        "schedule.0.target: 'optimizer.lr' has no effect: schedules with more specific targets change it for all "
+        "parameters; remove this schedule"
+    ),
+}
+
+
+@pytest.mark.parametrize("case", WITHOUT_EFFECT)
+def test_a_schedule_that_changes_nothing_is_refused_before_a_run(tiny: Path, case: tuple[str, ...]) -> None:
+    schedules = ", ".join(f"{{use='constant', target='{target}'}}" for target in case[:2])
+    with pytest.raises(KitError) as refused:
+        check_without_running(Experiment.load(tiny, [*case[2:], f"schedule=[{schedules}]"]), 1)
+    (fault,) = refused.value.faults
+    assert str(fault).startswith(f"command line: {WITHOUT_EFFECT[case]}")
+
+
+def test_a_schedule_of_what_the_torch_optimizer_lacks_is_refused_by_a_run(tiny: Path) -> None:
+    """Where it could not be checked before, as of an optimizer that is not built without values."""
     several = "schedule=['constant', {use='constant', target='optimizer.others.lr'}]"
     experiment = Experiment.load(tiny, ["optimizer=muon", several])
-    with pytest.raises(KitError) as refused:
+    with pytest.raises(KitError, match=r"optimizer\.others\.lr' has no effect: muon has no lr for these parameters"):
         Schedules(experiment, optimizer_of({}), Progress(), World())
-    (fault,) = refused.value.faults
-    assert (fault.key, fault.location) == ("schedule.1.target", "command line")
-    assert "optimizer.others.lr" in fault.message
 
 
 @pytest.mark.parametrize(
     ("value", "error"),
-    [("float('nan')", NotFinite), ("float('inf')", NotFinite), ("-1.0", RunFailed), ("'1'", RunFailed)],
+    [
+        ("float('nan')", NotFinite),
+        ("float('inf')", NotFinite),
+        ("-1.0", RunFailed),
+        ("'1'", RunFailed),
+        ("None", RunFailed),
+    ],
 )
 def test_a_wrong_multiplier_is_blamed_on_its_schedule_and_target(tiny: Path, value: str, error: type) -> None:
     (tiny.parent / "odd.py").write_text(
         "from nanogpt_kit.api import Schedule\n\nclass Odd(Schedule):\n    def multiplier(self, step, total_steps):\n"
         f"        return {value} if step == 2 else 1.0\n"
     )
+    odd = "schedule=['constant', {use='odd', target='optimizer.eps'}]"
+    experiment = Experiment.load(tiny, ["components=['odd.py']", odd], trust_code=True)
+    assert checked_multiplier(experiment, experiment.schedules[1], 1, 0.0) == 1.0
     with pytest.raises(RunFailed, match=r"the multiplier of optimizer.eps is \S+ at step 3 by schedule Odd") as failed:
-        run(tiny, "components=['odd.py']", "schedule=['constant', {use='odd', target='optimizer.eps'}]")
+        checked_multiplier(experiment, experiment.schedules[1], 2, 0.0)
     assert type(failed.value) is error
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from nanogpt_kit.core.errors import KitError
 from nanogpt_kit.core.experiment import Experiment
-from nanogpt_kit.core.kinds import Schedule
+from nanogpt_kit.core.targets import is_of_rate
 from nanogpt_kit.sweep.space.endpoints import MAX_COMBINATIONS, EndpointCombinations
 from nanogpt_kit.sweep.space.parameters import Parameter, format_value
 from nanogpt_kit.sweep.space.space import Space, is_key_within
@@ -39,11 +39,6 @@ def evaluated_tokens(experiment: Experiment) -> tuple[int, ...]:
     """The tokens until each evaluation."""
     every, total = experiment.evaluate.every_steps, experiment.total_steps
     return tuple(map(experiment.tokens, range(every, total + 1, every)))
-
-
-def is_of_rate(schedule: Schedule) -> bool:
-    """Whether it drives a learning rate, perhaps of some parameters only."""
-    return schedule.target.startswith("optimizer.") and schedule.target.endswith(".lr")
 
 
 def deciding_endpoints(space: Space) -> Iterator[tuple[dict[str, str], Experiment]]:
