@@ -73,6 +73,9 @@ class Schedules:
             for one in experiment.schedules
         ]
         check_driven_numbers(experiment, optimizer)
+        rates = [*numbers.get(LEARNING_RATE, ()), *self.constant_rates]
+        others = (number.group for number in rates if optimizer.param_groups[number.group].get("group") is None)
+        self.logged_group = next(others, rates[0].group if rates else 0)
 
     def apply(self) -> dict[str, float]:
         """Sets the values of the next update. Returns metrics: the learning rate, the multipliers of other targets.
@@ -96,7 +99,7 @@ class Schedules:
                 drive.setter(multiplier)
             if drive.schedule.target != LEARNING_RATE:
                 metrics[f"schedule/{drive.schedule.target}"] = multiplier
-        return {"optim/lr": float(self.optimizer.param_groups[0]["lr"]), **metrics}
+        return {"optim/lr": float(self.optimizer.param_groups[self.logged_group]["lr"]), **metrics}
 
     def set_grad_clip(self, multiplier: float) -> None:
         self.grad_clip = self.experiment.train.grad_clip * multiplier

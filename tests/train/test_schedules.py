@@ -135,6 +135,7 @@ def test_two_groups_with_their_own_schedules_equal_a_loop_by_hand(tiny: Path) ->
     loop_by_hand(made, optimizer, model, change)
     made.train()
     assert_equal_weights(made.model, model)
+    assert values(made.folder, "optim/lr") == [3e-3 * ramp_at(step, *RAMPS["lr"]) for step in range(STEPS)]
     assert values(made.folder, "schedule/optimizer.group.1.lr") == [
         ramp_at(step, *RAMPS["group.1.lr"]) for step in range(STEPS)
     ]
