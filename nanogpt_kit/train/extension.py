@@ -61,16 +61,18 @@ def extension_overrides(before: Experiment, steps: int) -> list[str]:
     return overrides
 
 
-def with_budgets(experiment: Experiment, steps: int, max_seconds: float | None) -> Experiment:
-    """The experiment for that many steps, or at most that many seconds."""
-    budgets = {"steps": steps, "max_tokens": None, "max_seconds": max_seconds}
+def with_budgets(experiment: Experiment, **budgets: float | None) -> Experiment:
+    """The experiment with other values of these options of `train`."""
     return experiment.model_copy(update={"train": experiment.train.model_copy(update=budgets)})
 
 
 def clock_of(folder: RunFolder) -> Clock:
-    """By what the run has logged: at a step between two lines the seconds of the later one."""
+    """By what the run has recorded: at a step between two lines of metrics.jsonl the seconds of the later one."""
     lines = [line for line in read_metrics(folder.metrics) if isinstance(line.get("seconds"), int | float)]
-    steps, seconds = [line["step"] for line in lines], [line["seconds"] + ROUNDED for line in lines]
+    marks, status = [(line["step"], line["seconds"]) for line in lines], folder.status()
+    if marks and status.step > marks[-1][0]:  # where it was interrupted
+        marks.append((status.step, status.seconds))
+    steps, seconds = [step for step, _ in marks], [spent + ROUNDED for _, spent in marks]
     return lambda step: seconds[min(bisect_left(steps, step), len(steps) - 1)] if steps else 0.0
 
 
@@ -168,10 +170,11 @@ def extension_hint(folder: RunFolder, before: Experiment, status: Status) -> str
     by_seconds, taken = status.ended_by == "max_seconds", min(status.step, before.total_steps)
     if by_seconds:
         seconds = 2 * max(status.seconds, before.train.max_seconds or 0)
-        requested, length = with_budgets(before, before.total_steps, seconds), taken
+        requested, length = with_budgets(before, max_seconds=seconds), taken
         more = MoreTraining(requested, "train.max_seconds=SECONDS", (f"train.max_seconds={seconds:g}",))
     else:
-        more = MoreTraining.of_steps(with_budgets(before, 2 * before.total_steps, before.train.max_seconds), "STEPS")
+        twice = with_budgets(before, steps=2 * before.total_steps, max_tokens=None)
+        more = MoreTraining.of_steps(twice, "STEPS")
         length = before.total_steps
     if equal_steps(before, more.experiment, taken, folder) < taken:
         return ways_to_extend(folder, before, more, length)

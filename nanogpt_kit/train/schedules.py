@@ -133,7 +133,7 @@ def numbers_in(group: Mapping[str, Any]) -> Iterator[tuple[str, int | None, floa
 
 
 def check_driven_numbers(experiment: Experiment, optimizer: Optimizer) -> None:
-    """Raises KitError with each schedule that changes no number of an optimizer that has just been built."""
+    """Raises KitError with each schedule that has no effect on an optimizer which has just been built."""
     schedules = [(key, part) for key, part in experiment.parts() if isinstance(part, Schedule)]
     scheduled = {schedule.target for _, schedule in schedules}
     driven = {target for target, _ in driven_numbers(optimizer, peak_rates(optimizer), scheduled)}

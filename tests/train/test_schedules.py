@@ -19,6 +19,7 @@ from nanogpt_kit.runs.metrics import read_metrics
 from nanogpt_kit.system.reading import sha256_file
 from nanogpt_kit.train import session, trainer
 from nanogpt_kit.train.before_data import check_without_running
+from nanogpt_kit.train.extension import clock_of, extension_hint
 from nanogpt_kit.train.progress import Progress
 from nanogpt_kit.train.schedules import Schedules, checked_multiplier
 from nanogpt_kit.train.world import World
@@ -385,6 +386,25 @@ def test_more_seconds_continue_a_run_where_no_schedule_depends_on_them(
     with pytest.raises(KitError, match="the schedule depends on it") as fewer:
         run(tiny, *wsd, "train.max_seconds=5", resume=str(first))
     assert not any("to train longer" in note for note in fewer.value.__notes__)
+
+
+def test_the_clock_of_a_run_covers_the_steps_after_its_last_line(tiny: Path) -> None:
+    folder = run(tiny, "train.steps=1")
+    folder.metrics.write_text('{"step": 2, "seconds": 0.5}\n{"step": 10, "seconds": 2.5}\n', encoding="utf-8")
+    folder.set_status("interrupted", step=14, seconds=3.5)
+    clock = clock_of(folder)
+    assert [clock(step) for step in (1, 2, 3, 10, 11, 14)] == pytest.approx([0.5, 0.5, 2.5, 2.5, 3.5, 3.5], abs=2e-3)
+
+
+def test_more_seconds_continue_a_run_whose_batches_follow_a_budget_of_tokens(
+    tiny: Path, set_clock: Callable[..., None]
+) -> None:
+    batches = "{use='piecewise', target='train.batch_tokens', knots=[[0, 0.5], [1, 1]]}"
+    options = (f"schedule=['constant', {batches}]", "train.steps=1000", "train.max_tokens=4000", "train.max_seconds=2")
+    set_clock()
+    folder = run(tiny, *options)
+    hint = extension_hint(folder, Experiment.load(tiny, [*QUIET, *options]), folder.status())
+    assert hint == f"continue with: nanogpt-kit run {folder} train.max_seconds=4.75"
 
 
 def test_another_budget_is_refused_for_any_schedule_that_depends_on_it(tiny: Path) -> None:
