@@ -103,7 +103,7 @@ class Experiment(ExperimentOptions):
     def notes(self) -> tuple[str, ...]:
         """Sentences about options that were dropped, components that were appended, and unsuitable schedules."""
         schedules = [(dotted(key), part) for key, part in self.parts() if key[0] == "schedule"]
-        return (*self._layers.notes, *schedule_notes(schedules, self.total_steps, self.targets))
+        return (*self._layers.notes, *schedule_notes(schedules, self.targets, self.step_plan))
 
     def location(self, key: Key) -> str:
         """Where a value was written: "file:line", "command line", or "default"."""

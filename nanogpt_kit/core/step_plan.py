@@ -220,7 +220,6 @@ def divisors_of(number: int) -> list[int]:
 def checked_multiplier(schedule: Schedule, target: str, step: int, pace: float) -> float:
     """Raises PlanError where it is not a number above 0: a batch of no tokens trains nothing."""
     multiplier = schedule.multiplier(step, pace)
-    if not (isinstance(multiplier, int | float) and 0 < multiplier < math.inf):
-        reason = f"is {multiplier!r}; expected a finite number above 0"
-        raise PlanError(target, f"the multiplier of step {step + 1} {reason}")
+    if not (0 < multiplier < math.inf):
+        raise PlanError(target, f"the multiplier of step {step + 1} is {multiplier}; expected a finite number above 0")
     return multiplier

@@ -16,7 +16,7 @@ from nanogpt_kit.core.option_schema import JsonSchema, option_schemas
 from nanogpt_kit.core.options import Component, Options
 from nanogpt_kit.core.part_options import missing_base, part_options
 from nanogpt_kit.core.sections import Train
-from nanogpt_kit.core.step_plan import BATCH_TOKENS, BLOCK_SIZE, MAX_BATCH_TOKENS
+from nanogpt_kit.core.step_plan import BATCH_TOKENS, BLOCK_SIZE, MAX_BATCH_TOKENS, StepPlan
 
 LEARNING_RATE = "optimizer.lr"
 GRAD_CLIP = "train.grad_clip"
@@ -123,12 +123,12 @@ def check_targets(schedule: Schedule | tuple[Schedule, ...], targets: Mapping[st
 
 
 def schedule_notes(
-    schedules: Sequence[tuple[str, Component]], total_steps: int, targets: Mapping[str, Target]
+    schedules: Sequence[tuple[str, Component]], targets: Mapping[str, Target], plan: StepPlan
 ) -> Iterator[str]:
     """What in the schedules of a run does not suit it, as sentences with their keys."""
     known = [(key, one) for key, one in schedules if isinstance(one, Schedule)]
     for key, one in known:
-        notes = one.note(total_steps), zero_note(one.target, targets)
+        notes = one.note(plan.total_steps), zero_note(one.target, targets)
         yield from (f"{key}: {note}" for note in notes if note)
     if len(known) == len(schedules) and not any(is_of_rate(one) for _, one in known):
         yield f"schedule: no schedule has the target {LEARNING_RATE}, so the learning rate is constant"

@@ -183,17 +183,14 @@ def test_impossible_plans_are_faults_of_their_schedule(tmp_path: Path) -> None:
     assert load(tmp_path, "train.max_tokens=16").total_steps == 1
 
 
-@pytest.mark.parametrize(("value", "shown"), [("float('nan')", "nan"), ("None", "None"), ("'1'", "'1'")])
-def test_a_component_whose_multiplier_is_not_finite_is_refused_when_it_is_loaded(
-    tmp_path: Path, value: str, shown: str
-) -> None:
+def test_a_component_whose_multiplier_is_not_finite_is_refused_when_it_is_loaded(tmp_path: Path) -> None:
     (tmp_path / "broken.py").write_text(
         "from nanogpt_kit.api import Schedule\n"
         "class Broken(Schedule):\n"
         "    def multiplier(self, step, total_steps):\n"
-        f"        return {value} if step == 16 else 1.0\n",
+        "        return float('nan') if step == 16 else 1.0\n",
         encoding="utf-8",
     )
     fault = only_fault(tmp_path, 'components=["broken.py"]', "schedule.1={use='broken', target='model.block_size'}")
     assert fault.key == "schedule.1.target"
-    assert f"the multiplier of step 17 is {shown};" in fault.message
+    assert "the multiplier of step 17 is nan" in fault.message
