@@ -18,7 +18,7 @@ from nanogpt_kit.core.experiment_keys import ExperimentKeys
 from nanogpt_kit.core.experiment_options import ExperimentOptions
 from nanogpt_kit.core.faults import explain_validation_error
 from nanogpt_kit.core.identity import configuration_hash
-from nanogpt_kit.core.kinds import ModelContext, Multipliers, Schedule
+from nanogpt_kit.core.kinds import ModelContext, Multipliers
 from nanogpt_kit.core.layered_differences import differing_lists, without_lists_of_one
 from nanogpt_kit.core.layers import DEFAULT, Layers
 from nanogpt_kit.core.made_with import Unresolved
