@@ -143,6 +143,8 @@ class StepPlan:
     def _table(self) -> StepTable:
         table = StepTable(self.batch_tokens // self.block_size, self.block_size)
         limit = self.steps if self.batch_schedule is not None else self.total_steps
+        if limit > MAX_STEPS and (self.max_tokens is None or self.batch_schedule is None):
+            raise self.too_long()
         divisors = divisors_of(self.block_size)
         for step in range(min(limit, MAX_STEPS)):
             tokens = table.first_windows[-1] * self.block_size
@@ -153,11 +155,14 @@ class StepPlan:
                 return table
             table.append(windows, self._length(step, pace, divisors))
         if limit > MAX_STEPS:
-            target = BATCH_TOKENS if self.batch_schedule is not None else BLOCK_SIZE
-            reason = f"a run with a schedule of {target} has at most {MAX_STEPS:,} steps"
-            remedy = "set train.steps or train.max_tokens to the length of the run"
-            raise PlanError(target, f"{reason}, and train.steps is {self.steps:,}; {remedy}")
+            raise self.too_long()
         return table
+
+    def too_long(self) -> PlanError:
+        target = BATCH_TOKENS if self.batch_schedule is not None else BLOCK_SIZE
+        reason = f"a run with a schedule of {target} has at most {MAX_STEPS:,} steps"
+        remedy = "set train.steps or train.max_tokens to the length of the run"
+        return PlanError(target, f"{reason}, and train.steps is {self.steps:,}; {remedy}")
 
     def _pace(self, step: int, tokens: int) -> float:
         """The length of a run of `step` steps with `tokens` tokens so far, and of `max_tokens` in all."""
@@ -220,6 +225,6 @@ def divisors_of(number: int) -> list[int]:
 def checked_multiplier(schedule: Schedule, target: str, step: int, pace: float) -> float:
     """Raises PlanError where it is not a number above 0: a batch of no tokens trains nothing."""
     multiplier = schedule.multiplier(step, pace)
-    if not (0 < multiplier < math.inf):
-        raise PlanError(target, f"the multiplier of step {step + 1} is {multiplier}; expected a finite number above 0")
+    if not isinstance(multiplier, int | float) or not (0 < multiplier < math.inf):
+        raise PlanError(target, f"the multiplier of step {step + 1} is {multiplier!r}; expected a finite number above 0")
     return multiplier

@@ -113,6 +113,8 @@ def test_a_run_too_long_for_a_plan_is_refused(monkeypatch: pytest.MonkeyPatch) -
     make_plan(10**12, batch=(0.1, 1.0), max_tokens=2400).check()  # of fewer steps
     with pytest.raises(PlanError, match=r"train\.max_tokens"):
         make_plan(10**12, length=(0.1, 1.0), max_tokens=101 * 240).check()
+    with pytest.raises(PlanError, match=r"at most 100 steps"):
+        make_plan(10**12, batch=(0.1, 1.0), max_tokens=101 * 240).check()
 
 
 BASE = """\
@@ -183,14 +185,17 @@ def test_impossible_plans_are_faults_of_their_schedule(tmp_path: Path) -> None:
     assert load(tmp_path, "train.max_tokens=16").total_steps == 1
 
 
-def test_a_component_whose_multiplier_is_not_finite_is_refused_when_it_is_loaded(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("found", "shown"), [("float('nan')", "nan"), ("None", "None"), ("'1'", "'1'")])
+def test_a_component_whose_multiplier_is_no_finite_number_is_refused_when_it_is_loaded(
+    tmp_path: Path, found: str, shown: str
+) -> None:
     (tmp_path / "broken.py").write_text(
         "from nanogpt_kit.api import Schedule\n"
         "class Broken(Schedule):\n"
         "    def multiplier(self, step, total_steps):\n"
-        "        return float('nan') if step == 16 else 1.0\n",
+        f"        return {found} if step == 16 else 1.0\n",
         encoding="utf-8",
     )
     fault = only_fault(tmp_path, 'components=["broken.py"]', "schedule.1={use='broken', target='model.block_size'}")
     assert fault.key == "schedule.1.target"
-    assert "the multiplier of step 17 is nan" in fault.message
+    assert f"the multiplier of step 17 is {shown};" in fault.message
