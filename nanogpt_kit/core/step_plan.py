@@ -13,6 +13,7 @@ from array import array
 from bisect import bisect_right
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from itertools import pairwise
 
 from nanogpt_kit.core.errors import KitError
 from nanogpt_kit.core.kinds import Schedule
@@ -133,11 +134,12 @@ class StepPlan:
         """All lengths of windows, or of the parts that they are cut into."""
         return {self.block_size} if self.has_equal_steps else {*self._table.lengths} or {self.block_size}
 
-    def leaves_rest(self, world_size: int) -> bool:
-        """Whether the ranks cannot share the windows of some step equally."""
+    @property
+    def window_counts(self) -> set[int]:
+        """All numbers of windows that a step has."""
         if self.batch_schedule is None:
-            return self.most_windows % world_size > 0
-        return any(self.at(step).n_windows % world_size for step in range(self.total_steps))
+            return {self.most_windows}
+        return {after - before for before, after in pairwise(self._table.first_windows)} or {self.most_windows}
 
     @cached_property
     def _table(self) -> StepTable:
