@@ -24,7 +24,7 @@ from nanogpt_kit.core.layers import DEFAULT, Layers
 from nanogpt_kit.core.made_with import Unresolved
 from nanogpt_kit.core.options import Component, RunContext, components_in, digest, leaves, to_toml_values
 from nanogpt_kit.core.registry import Entry, LocalEntry, Registry
-from nanogpt_kit.core.targets import zero_note
+from nanogpt_kit.core.targets import target_note
 from nanogpt_kit.core.unused_options import drop_unused_options
 
 
@@ -101,10 +101,10 @@ class Experiment(ExperimentOptions):
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """Sentences about options that were dropped, components that were appended, and schedules without effect."""
+        """Sentences about dropped options, appended components, and schedules that do something else than they say."""
         schedules = [(dotted(key), part) for key, part in self.parts() if isinstance(part, Schedule)]
         notes = [(key, schedule.note(self.total_steps)) for key, schedule in schedules]
-        notes += [(key, zero_note(schedule.target, self.targets)) for key, schedule in schedules]
+        notes += [(key, target_note(schedule.target, self.targets, self.step_plan)) for key, schedule in schedules]
         return (*self._layers.notes, *(f"{key}: {note}" for key, note in notes if note))
 
     def location(self, key: Key) -> str:

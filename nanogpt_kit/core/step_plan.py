@@ -135,6 +135,16 @@ class StepPlan:
         return {self.block_size} if self.has_equal_steps else {*self._table.lengths} or {self.block_size}
 
     @property
+    def length_note(self) -> str | None:
+        """That windows are cut much shorter than the schedule says, as a sentence; None where they are not."""
+        for length, following in pairwise(divisors_of(self.block_size)):
+            if following > 2 * length and length in self.lengths:
+                given = f"where the schedule gives {length} to {following - 1} tokens"
+                reason = f"since model.block_size ({self.block_size}) has no divisor between; a power of two has"
+                return f"windows are cut into parts of {length} {given}, {reason}"
+        return None
+
+    @property
     def window_counts(self) -> set[int]:
         """All numbers of windows that a step has."""
         if self.batch_schedule is None:
@@ -228,5 +238,6 @@ def checked_multiplier(schedule: Schedule, target: str, step: int, pace: float) 
     """Raises PlanError where it is not a number above 0: a batch of no tokens trains nothing."""
     multiplier = schedule.multiplier(step, pace)
     if not isinstance(multiplier, int | float) or not (0 < multiplier < math.inf):
-        raise PlanError(target, f"the multiplier of step {step + 1} is {multiplier!r}; expected a finite number above 0")
+        reason = f"the multiplier of step {step + 1} is {multiplier!r}"
+        raise PlanError(target, f"{reason}; expected a finite number above 0")
     return multiplier

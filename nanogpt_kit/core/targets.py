@@ -16,7 +16,7 @@ from nanogpt_kit.core.option_schema import JsonSchema, option_schemas
 from nanogpt_kit.core.options import Component, Options
 from nanogpt_kit.core.part_options import missing_base, part_options
 from nanogpt_kit.core.sections import Train
-from nanogpt_kit.core.step_plan import BATCH_TOKENS, BLOCK_SIZE, MAX_BATCH_TOKENS
+from nanogpt_kit.core.step_plan import BATCH_TOKENS, BLOCK_SIZE, MAX_BATCH_TOKENS, StepPlan
 
 LEARNING_RATE = "optimizer.lr"
 GRAD_CLIP = "train.grad_clip"
@@ -121,8 +121,10 @@ def check_targets(schedule: Schedule | tuple[Schedule, ...], targets: Mapping[st
         raise ValidationError.from_exception_data("schedule", details)
 
 
-def zero_note(target: str, targets: Mapping[str, Target]) -> str | None:
-    """That a schedule has no effect, since what it multiplies is 0, as a sentence; None where it has one."""
+def target_note(target: str, targets: Mapping[str, Target], plan: StepPlan) -> str | None:
+    """That a schedule has no effect, or a much larger one than it says, as a sentence; else None."""
+    if target == BLOCK_SIZE:
+        return plan.length_note
     name = target.rpartition(".")[2]
     of_groups = (one.value for key, one in targets.items() if key.startswith("optimizer.group.") and key.endswith(name))
     return (

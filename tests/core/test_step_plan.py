@@ -65,6 +65,21 @@ def test_lengths_are_the_divisors_of_block_size_below_the_scheduled_ones() -> No
     assert (plan.total_tokens, plan.most_windows) == (2400, 10)
 
 
+@pytest.mark.parametrize(("block_size", "is_noted"), [(22, True), (23, True), (24, False), (16, False)])
+def test_a_block_size_with_few_divisors_is_noted_where_windows_are_cut(
+    block_size: int, is_noted: bool, tmp_path: Path
+) -> None:
+    sizes = (f"model.block_size={block_size}", f"train.batch_tokens={5 * block_size}")
+    notes = load(tmp_path, *sizes, "schedule.1.target=model.block_size").notes
+    assert len([note for note in notes if "has no divisor between" in note]) == is_noted
+    if is_noted:
+        (note,) = notes
+        cut, following = {22: (2, 11), 23: (1, 23)}[block_size]
+        assert note.startswith(f"schedule.1: windows are cut into parts of {cut} where the schedule gives {cut} to ")
+        assert f"{cut} to {following - 1} tokens, since model.block_size ({block_size})" in note
+    assert load(tmp_path, *sizes).notes == ()
+
+
 def test_a_budget_of_tokens_ends_a_growing_batch_before_it_is_exceeded() -> None:
     """By hand: at 1, 2, 3, ... windows a step its tokens are those of the fraction of tokens before it."""
     values = (0.1, 0.2, 0.4)

@@ -97,6 +97,6 @@ def test_each_place_is_that_of_the_source_its_order_and_its_marks(order: Order, 
             assert (batch.targets.flatten()[own:] == -1).all(), "what fills the batch counts for nothing"
             found += list(zip(batch.ids.flatten().tolist()[:own], batch.targets.flatten().tolist()[:own], strict=True))
             alone = rank.at(step)
-            assert batch.ids.equal(alone.ids) and batch.targets.equal(alone.targets)
-            assert batch.segments is not None and alone.segments is not None and batch.segments.equal(alone.segments)
+            for name in ("ids", "targets", "segments"):
+                assert getattr(batch, name).equal(getattr(alone, name))
         assert found == places
