@@ -23,9 +23,9 @@ from nanogpt_kit.data.proportions import quota_of
 from nanogpt_kit.generate.load import load_run
 from nanogpt_kit.runs.metrics import read_metrics
 from nanogpt_kit.train import session
-from nanogpt_kit.train.passes import check_passes
 from nanogpt_kit.train.evaluation import evaluate_trained_model
 from nanogpt_kit.train.open_test import measure_test_split
+from nanogpt_kit.train.passes import check_passes
 from tests.data.mixtures import alone, mixture, sentences
 from tests.train.test_parallel import losses, run, runs
 
