@@ -13,6 +13,7 @@ from array import array
 from bisect import bisect_right
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from itertools import pairwise
 
 from nanogpt_kit.core.errors import KitError
 from nanogpt_kit.core.kinds import Schedule
@@ -133,16 +134,29 @@ class StepPlan:
         """All lengths of windows, or of the parts that they are cut into."""
         return {self.block_size} if self.has_equal_steps else {*self._table.lengths} or {self.block_size}
 
-    def leaves_rest(self, world_size: int) -> bool:
-        """Whether the ranks cannot share the windows of some step equally."""
+    @property
+    def length_note(self) -> str | None:
+        """That windows are cut much shorter than the schedule says, as a sentence; None where they are not."""
+        for length, following in pairwise(divisors_of(self.block_size)):
+            if following > 2 * length and length in self.lengths:
+                given = f"where the schedule gives {length} to {following - 1} tokens"
+                reason = f"since model.block_size ({self.block_size}) has no divisor between; a power of two has"
+                return f"windows are cut into parts of {length} {given}, {reason}"
+        return None
+
+    @property
+    def window_counts(self) -> set[int]:
+        """All numbers of windows that a step has."""
         if self.batch_schedule is None:
-            return self.most_windows % world_size > 0
-        return any(self.at(step).n_windows % world_size for step in range(self.total_steps))
+            return {self.most_windows}
+        return {after - before for before, after in pairwise(self._table.first_windows)} or {self.most_windows}
 
     @cached_property
     def _table(self) -> StepTable:
         table = StepTable(self.batch_tokens // self.block_size, self.block_size)
         limit = self.steps if self.batch_schedule is not None else self.total_steps
+        if limit > MAX_STEPS and (self.max_tokens is None or self.batch_schedule is None):
+            raise self.too_long()
         divisors = divisors_of(self.block_size)
         for step in range(min(limit, MAX_STEPS)):
             tokens = table.first_windows[-1] * self.block_size
@@ -153,11 +167,14 @@ class StepPlan:
                 return table
             table.append(windows, self._length(step, pace, divisors))
         if limit > MAX_STEPS:
-            target = BATCH_TOKENS if self.batch_schedule is not None else BLOCK_SIZE
-            reason = f"a run with a schedule of {target} has at most {MAX_STEPS:,} steps"
-            remedy = "set train.steps or train.max_tokens to the length of the run"
-            raise PlanError(target, f"{reason}, and train.steps is {self.steps:,}; {remedy}")
+            raise self.too_long()
         return table
+
+    def too_long(self) -> PlanError:
+        target = BATCH_TOKENS if self.batch_schedule is not None else BLOCK_SIZE
+        reason = f"a run with a schedule of {target} has at most {MAX_STEPS:,} steps"
+        remedy = "set train.steps or train.max_tokens to the length of the run"
+        return PlanError(target, f"{reason}, and train.steps is {self.steps:,}; {remedy}")
 
     def _pace(self, step: int, tokens: int) -> float:
         """The length of a run of `step` steps with `tokens` tokens so far, and of `max_tokens` in all."""
@@ -220,6 +237,7 @@ def divisors_of(number: int) -> list[int]:
 def checked_multiplier(schedule: Schedule, target: str, step: int, pace: float) -> float:
     """Raises PlanError where it is not a number above 0: a batch of no tokens trains nothing."""
     multiplier = schedule.multiplier(step, pace)
-    if not (0 < multiplier < math.inf):
-        raise PlanError(target, f"the multiplier of step {step + 1} is {multiplier}; expected a finite number above 0")
+    if not isinstance(multiplier, int | float) or not (0 < multiplier < math.inf):
+        reason = f"the multiplier of step {step + 1} is {multiplier!r}"
+        raise PlanError(target, f"{reason}; expected a finite number above 0")
     return multiplier

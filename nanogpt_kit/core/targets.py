@@ -128,7 +128,8 @@ def schedule_notes(
     """What in the schedules of a run does not suit it, as sentences with their keys."""
     known = [(key, one) for key, one in schedules if isinstance(one, Schedule)]
     for key, one in known:
-        notes = one.note(plan.total_steps), zero_note(one.target, targets)
+        length_note = plan.length_note if one.target == BLOCK_SIZE else None
+        notes = one.note(plan.total_steps), zero_note(one.target, targets), length_note
         yield from (f"{key}: {note}" for note in notes if note)
     if len(known) == len(schedules) and not any(is_of_rate(one) for _, one in known):
         yield f"schedule: no schedule has the target {LEARNING_RATE}, so the learning rate is constant"

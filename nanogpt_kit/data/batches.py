@@ -60,6 +60,9 @@ class Batch:
         """The same windows; the loss ignores every token."""
         return replace(self, targets=torch.full_like(self.targets, IGNORED), all_tokens=0)
 
+    def first_window(self) -> Batch:
+        return replace(self._map(lambda tensor: tensor[:1]), left_out=0, parts=1)
+
     def cut(self, length: int) -> Batch:
         """The same tokens in windows of `length`, a divisor of T."""
         parts = self.ids.shape[1] // length
@@ -215,10 +218,19 @@ class Prefetcher:
                 self.pending = next_step, self.thread.submit(self.make_from, next_step)
         return self.ready.pop(step)
 
-    def of_each_shape(self, step: int) -> list[Batch]:
-        """The batch of a step; where a schedule shapes batches, also that of the last one."""
-        last = [] if self.batches.plan.has_equal_steps else [self.batches.at(max(step, self.total_steps - 1))]
-        return [self.at(step), *last]
+    def of_each_shape(self, step: int, micro_batch_size: int, chunks: int) -> list[Batch]:
+        """Batches of every shape that is compiled by itself. `chunks` are the parts that a micro-batch is split into.
+
+        It is the batch of a step; where a schedule shapes batches, also that of the last one, and a single window where
+        a micro-batch or a chunk may be one, since a size of 1 is compiled apart from all others.
+        """
+        plan, ranks = self.batches.plan, self.batches.world_size
+        if plan.has_equal_steps:
+            return [self.at(step)]
+        last = self.batches.at(max(step, self.total_steps - 1))
+        of_ranks = {share for count in plan.window_counts for share in (count // ranks, ceil_div(count, ranks))}
+        may_be_single = any(0 < share % micro_batch_size < 2 * chunks for share in of_ranks)
+        return [self.at(step), last, *([last.first_window()] if may_be_single else [])]
 
     def make_from(self, first: int) -> dict[int, Batch]:
         tokens, end = self.batches.plan.tokens, first + 1

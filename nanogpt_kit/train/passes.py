@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_left
+from dataclasses import replace
 
 from nanogpt_kit.core.errors import Fault, KitError, key_parts
 from nanogpt_kit.core.experiment import Experiment
@@ -10,10 +11,9 @@ from nanogpt_kit.data.prepared_data import PreparedData
 from nanogpt_kit.data.proportions import Proportions
 
 
-def total_windows(experiment: Experiment, n_steps: int | None = None) -> int:
-    """The number of training windows of a run, or of its first steps."""
-    plan = experiment.step_plan
-    return plan.tokens(plan.total_steps if n_steps is None else n_steps) // experiment.model.block_size
+def total_windows(experiment: Experiment) -> int:
+    """The number of training windows of a run."""
+    return experiment.total_tokens // experiment.model.block_size
 
 
 def check_passes(experiment: Experiment, data: PreparedData) -> None:
@@ -22,14 +22,18 @@ def check_passes(experiment: Experiment, data: PreparedData) -> None:
     if proportions is None:
         return
 
-    def pass_faults(n_steps: int) -> dict[str, str]:
-        taken = proportions.taken(total_windows(experiment, n_steps))
-        return dict(experiment.dataset.pass_faults(taken, proportions.windows))
+    def pass_faults(windows: int) -> dict[str, str]:
+        return dict(experiment.dataset.pass_faults(proportions.taken(windows), proportions.windows))
 
-    found = pass_faults(experiment.total_steps)
+    def is_refused(n_steps: int) -> bool:
+        """Whether a run of so many steps is; its schedule of batches may depend on their number."""
+        plan = replace(experiment.step_plan, steps=n_steps)
+        return bool(pass_faults(plan.total_tokens // plan.block_size))
+
+    found = pass_faults(total_windows(experiment))
     if not found:
         return
-    first = bisect_left(range(experiment.total_steps), True, key=lambda n_steps: bool(pass_faults(n_steps)))
+    first = bisect_left(range(experiment.total_steps), True, key=is_refused)
     steps = f"{first - 1:,} step{'s' * (first > 2)}"
     remedy = f"train for at most {steps}, or change the proportions" if first > 1 else "change the proportions"
     faults = []

@@ -95,7 +95,7 @@ class Setup:
             rank=world.rank,
             world_size=world.size,
             pin=self.placement.ctx.device == "cuda",
-            leave_out_fill=experiment.step_plan.leaves_rest(world.size)
+            leave_out_fill=any(count % world.size for count in experiment.step_plan.window_counts)
             and extra_names(experiment.model) != frozenset(),
         )
 

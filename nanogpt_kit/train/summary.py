@@ -86,8 +86,8 @@ def describe_model(setup: Setup, model: nn.Module) -> str:
 def describe_batches(experiment: Experiment) -> str:
     """Where they differ: "1 to 8 windows, cut into parts of 16 to 64 tokens; 12,288 tokens in 40 steps"."""
     plan = experiment.step_plan
-    windows = {plan.at(step).n_windows for step in range(plan.total_steps)} or {plan.most_windows}
-    counts, lengths = (f"{min(n):,} to {max(n):,}" if len(n) > 1 else f"{min(n):,}" for n in (windows, plan.lengths))
+    both = plan.window_counts, plan.lengths
+    counts, lengths = (f"{min(n):,} to {max(n):,}" if len(n) > 1 else f"{min(n):,}" for n in both)
     unit = f"windows of {lengths} tokens" if len(plan.lengths) == 1 else f"windows, cut into parts of {lengths} tokens"
     return f"{counts} {unit}; {plan.total_tokens:,} tokens in {plan.total_steps:,} steps"
 

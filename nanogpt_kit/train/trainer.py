@@ -123,7 +123,7 @@ class Trainer:
         """Compiles the model. A signal ends the run at once meanwhile: there is nothing new to save."""
         if self.compile.mode == "off" or self.stop.agree() != Decision.CONTINUE:
             return
-        batches = self.batches.of_each_shape(self.step)
+        batches = self.batches.of_each_shape(self.step, self.progress.micro_batch_size, self.cores.chunks)
 
         def one_pass() -> None:
             try:

@@ -65,6 +65,21 @@ def test_lengths_are_the_divisors_of_block_size_below_the_scheduled_ones() -> No
     assert (plan.total_tokens, plan.most_windows) == (2400, 10)
 
 
+@pytest.mark.parametrize(("block_size", "is_noted"), [(22, True), (23, True), (24, False), (16, False)])
+def test_a_block_size_with_few_divisors_is_noted_where_windows_are_cut(
+    block_size: int, is_noted: bool, tmp_path: Path
+) -> None:
+    sizes = (f"model.block_size={block_size}", f"train.batch_tokens={5 * block_size}")
+    notes = load(tmp_path, *sizes, "schedule.1.target=model.block_size").notes
+    assert len([note for note in notes if "has no divisor between" in note]) == is_noted
+    if is_noted:
+        (note,) = notes
+        cut, following = {22: (2, 11), 23: (1, 23)}[block_size]
+        assert note.startswith(f"schedule.1: windows are cut into parts of {cut} where the schedule gives {cut} to ")
+        assert f"{cut} to {following - 1} tokens, since model.block_size ({block_size})" in note
+    assert load(tmp_path, *sizes).notes == ()
+
+
 def test_a_budget_of_tokens_ends_a_growing_batch_before_it_is_exceeded() -> None:
     """By hand: at 1, 2, 3, ... windows a step its tokens are those of the fraction of tokens before it."""
     values = (0.1, 0.2, 0.4)
@@ -113,6 +128,8 @@ def test_a_run_too_long_for_a_plan_is_refused(monkeypatch: pytest.MonkeyPatch) -
     make_plan(10**12, batch=(0.1, 1.0), max_tokens=2400).check()  # of fewer steps
     with pytest.raises(PlanError, match=r"train\.max_tokens"):
         make_plan(10**12, length=(0.1, 1.0), max_tokens=101 * 240).check()
+    with pytest.raises(PlanError, match=r"at most 100 steps"):
+        make_plan(10**12, batch=(0.1, 1.0), max_tokens=101 * 240).check()
 
 
 BASE = """\
@@ -183,14 +200,17 @@ def test_impossible_plans_are_faults_of_their_schedule(tmp_path: Path) -> None:
     assert load(tmp_path, "train.max_tokens=16").total_steps == 1
 
 
-def test_a_component_whose_multiplier_is_not_finite_is_refused_when_it_is_loaded(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("found", "shown"), [("float('nan')", "nan"), ("None", "None"), ("'1'", "'1'")])
+def test_a_component_whose_multiplier_is_no_finite_number_is_refused_when_it_is_loaded(
+    tmp_path: Path, found: str, shown: str
+) -> None:
     (tmp_path / "broken.py").write_text(
         "from nanogpt_kit.api import Schedule\n"
         "class Broken(Schedule):\n"
         "    def multiplier(self, step, total_steps):\n"
-        "        return float('nan') if step == 16 else 1.0\n",
+        f"        return {found} if step == 16 else 1.0\n",
         encoding="utf-8",
     )
     fault = only_fault(tmp_path, 'components=["broken.py"]', "schedule.1={use='broken', target='model.block_size'}")
     assert fault.key == "schedule.1.target"
-    assert "the multiplier of step 17 is nan" in fault.message
+    assert f"the multiplier of step 17 is {shown};" in fault.message

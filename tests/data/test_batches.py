@@ -281,4 +281,17 @@ def test_batches_made_ahead_are_few_where_steps_are_large(tokens: np.ndarray, mo
     assert [len(ahead.make_from(step)) for step in range(6)] == [3, 2, 1, 1, 1, 1]
     for step in (0, 1, 2, 5, 3, 4, 5):
         assert torch.equal(ahead.at(step).ids, batches.at(step).ids)
-    assert [tuple(batch.ids.shape) for batch in ahead.of_each_shape(1)] == [(2, 3), (7, 6)]
+
+
+@pytest.mark.parametrize(
+    ("micro_batch_size", "chunks", "single"), [(7, 1, True), (3, 1, True), (1, 1, False), (5, 1, True), (6, 2, True)]
+)
+def test_what_is_compiled_ahead_has_a_single_window_where_a_micro_batch_may_be_one(
+    tokens: np.ndarray, micro_batch_size: int, chunks: int, single: bool
+) -> None:
+    """Of 1 and 7 windows."""
+    batches = Prefetcher(growing(tokens), total_steps=6).of_each_shape(1, micro_batch_size, chunks)
+    shapes = [tuple(batch.ids.shape) for batch in batches]
+    assert shapes == [(2, 3), (7, 6), *([(1, 6)] if single else [])]
+    rows = {len(ids) for batch in batches for ids, _, _ in batch.micro_batches(micro_batch_size)}
+    assert (1 in rows) or not single

@@ -61,9 +61,9 @@ def test_a_compiled_run_whose_batches_grow_compiles_nothing_after_its_warm_up(
         return compiled
 
     monkeypatch.setattr(CompileChoice, "warm_up", warm_up_then_forbid)
-    targets = ("train.batch_tokens", "model.block_size")
-    grown = ", ".join(f'{{use="linear", warmup_steps=3, final_fraction=1, target="{target}"}}' for target in targets)
-    options = (f'schedule=[{{use="constant"}}, {grown}]', "train.batch_tokens=320", "train.micro_batch_size=40")
+    targets = {"train.batch_tokens": 5, "model.block_size": 2}  # 3, 6, 10, 13, 16, 20 windows, the last four not cut
+    grown = ", ".join(f'{{use="constant", warmup_steps={n}, target="{target}"}}' for target, n in targets.items())
+    options = (f'schedule=[{{use="constant"}}, {grown}]', "train.batch_tokens=320", "train.micro_batch_size=4")
     with forbidden:
         compiled = run(tiny, "train.compile=default", *options)
     assert compiled.status().compile == "default"

@@ -25,6 +25,7 @@ from nanogpt_kit.runs.metrics import read_metrics
 from nanogpt_kit.train import session
 from nanogpt_kit.train.evaluation import evaluate_trained_model
 from nanogpt_kit.train.open_test import measure_test_split
+from nanogpt_kit.train.passes import check_passes
 from tests.data.mixtures import alone, mixture, sentences
 from tests.train.test_parallel import losses, run, runs
 
@@ -147,6 +148,19 @@ def test_a_run_that_would_pass_too_often_over_a_part_is_refused_before_it_trains
     assert "train for at most 8 steps" in fault.message
     allowed = capped.with_({"train.steps": 8, "evaluate.every_steps": 8})
     assert session.run(allowed).path.exists()
+
+
+def test_the_steps_that_are_allowed_are_those_of_a_run_whose_batches_grow_as_fast(mixed: Experiment) -> None:
+    """Within fewer steps the batch grows sooner, so the first steps of a longer run have fewer windows."""
+    growing = "schedule=[{use='constant'}, {use='piecewise', knots=[[0, 0.2], [1, 1]], target='train.batch_tokens'}]"
+    data, parts = prepare(mixed), mixed.resolved()["dataset"]["part"]
+    one_pass = (data.splits["train"].sources[1].tokens - 1) // 16
+    capped = mixed.with_(growing, dataset={"part": [parts[0], {**parts[1], "max_passes": 6.5 / one_pass}]})
+    with pytest.raises(KitError, match="train for at most 11 steps"):  # 26 windows; of 20 steps the first 14 have 27
+        check_passes(capped, data)
+    check_passes(capped.with_({"train.steps": 11}), data)
+    with pytest.raises(KitError):
+        check_passes(capped.with_({"train.steps": 12}), data)
 
 
 def test_a_run_records_the_proportions_of_its_sources(mixed: Experiment, command: Callable[..., Any]) -> None:
