@@ -138,7 +138,8 @@ def reason_of(detail: ErrorDetails, key: Key, suggestions: KeySuggestions, locat
     if kind == "tuple_type":
         example = list_example(name_of_element(detail["input"]), key, field.default if field else None, location)
         holds_components = component_of_list(root, key) is not None
-        forms = " or ".join(filter(None, [example, f"[[{key[0]}]]" if holds_components else ""]))
+        tables = holds_components or (isinstance(detail["input"], dict) and field and option_classes(field.annotation))
+        forms = " or ".join(filter(None, [example, f"[[{dotted(key)}]]" if tables else ""]))
         what = "list of components" if holds_components else "list"
         return Reason(f"should be a {what}{f', as in {forms}' if forms else ''}", got)
     for term, toml_term in TOML_TERMS.items():

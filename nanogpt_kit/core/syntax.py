@@ -93,7 +93,8 @@ def string_remedy(text: str, at: int) -> str:
         inside = shorten(written.strip('"').strip(), MAX_QUOTED)
         literal = f"'{inside}' in single quotes" if not re.search(r"['\n]", inside) else "\\\\ for each"
         slashes = inside.replace("\\", "/")
-        return f'a backslash in double quotes begins an escape such as \\n; write {literal}, or "{slashes}"'
+        other = f', or "{slashes}"' if re.search(r"\b[A-Za-z]:\\", inside) else ""  # a path of Windows, not a pattern
+        return f"a backslash in double quotes begins an escape such as \\n; write {literal}{other}"
     return "" if written[-1] == '"' != written else "the string has no closing quote"
 
 

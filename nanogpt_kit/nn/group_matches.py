@@ -1,4 +1,4 @@
-"""Which parameters the groups of an optimizer match: by role, or by a regular expression that is searched in names.
+"""Which parameters the groups of an optimizer match: by role, or by a regular expression of names and roles.
 
 A tied parameter has several names.
 """
@@ -69,9 +69,10 @@ def freeze_parameters(experiment: Experiment, model: nn.Module) -> None:
 
 
 def is_match(group: ParameterGroup, names: Sequence[str], role: Role) -> bool:
+    """Whether the pattern is in a name, or is the whole role; what is a role itself is not searched in names."""
     if group.match in get_args(Role):
         return group.match == role
-    return any(re.search(group.match, name) for name in names)
+    return bool(re.fullmatch(group.match, role)) or any(re.search(group.match, name) for name in names)
 
 
 def fault_of(experiment: Experiment, index: int, option: str, message: str) -> Fault:

@@ -305,6 +305,13 @@ def test_muon_updates_queries_keys_and_values_as_torchs_does_three_matrices(
     assert distance(found, apart, before) < (1e-5 if precision == "in_fp32" else 0.004)  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize("rows", [(12,), (4, 4, 4), (8, 2, 2)])
+def test_a_rank_may_have_none_of_the_matrices(rows: tuple[int, ...]) -> None:
+    """Where fewer are exchanged than there are ranks."""
+    group = Muon().build([{"params": [nn.Parameter(torch.zeros(12, 5))], "role": "matrix"}]).param_groups[0]
+    assert muon.orthogonalize_parts(torch.zeros(0, 12, 5), rows, group).shape == (0, 12, 5)
+
+
 def test_muon_multiplies_the_parts_of_one_size_at_once() -> None:
     fused, _ = fused_and_apart()
     assert products(for_fused(fused), fused) == (1 + 2 + 2) * 3 * 5  # 4 4 4 twice; 6, 2 2; 3 3, 11

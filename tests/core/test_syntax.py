@@ -17,6 +17,7 @@ HABITS = {  # the line, the key, words of the remedy
     'a = { b = "C:\\q", c = 1 }': (1, "a.b", ["backslash", "'C:\\q'"]),
     'a = "C:\\dir\\"\nb = 1': (1, "a", ["backslash", "'C:\\dir\\'"]),
     'a = "it\'s C:\\q"': (1, "a", ["backslash", '"it\'s C:/q"']),
+    'a = "h\\.[01]"': (1, "a", ["backslash", "write 'h\\.[01]' in single quotes"]),
     'a = """\nC:\\Users"""': (2, "a", ["backslash", "C:/Users"]),
     "a = C:\\Users": (1, "a", ["'C:\\Users'"]),
     "a = null": (1, "a", ["no null", "leave the key out"]),

@@ -54,6 +54,18 @@ def test_a_role_is_not_searched_in_names_and_a_tied_weight_has_both_names(tiny: 
     assert names_of(matched(tiny, "{match='head'}", "model.weight_tying=false"), 0) == ["lm_head.weight"]
 
 
+def test_a_pattern_may_have_roles_beside_names(tiny: Path) -> None:
+    found = matched(
+        tiny, "{match='embedding|h.0.mlp'}, {match='(vector|matrix)'}, {match='hea.*'}", "model.weight_tying=false"
+    )
+    mlp = ["h.0.mlp.c_fc.weight", "h.0.mlp.c_proj.weight"]
+    assert names_of(found, 0) == ["wte.weight", "position.wpe.weight", *mlp]
+    assert names_of(found, 2) == ["lm_head.weight"]
+    assert "ln_f.weight" in names_of(found, 1)
+    assert "h.1.mlp.c_fc.weight" in names_of(found, 1)
+    assert "wpe" not in "".join(matched(tiny, "{match='vec|wte'}"))  # a part of a role is none
+
+
 FAULTS = {
     "{match='c_atn'}": ("0.match", "'c_atn' is found in no parameter name; the nearest: h.0.attn.c_attn.weight"),
     "{match='h.7.mlp'}": ("0.match", "'h.7.mlp' is found in no parameter name; the nearest: h.0.mlp.c_fc.weight"),

@@ -127,8 +127,8 @@ def orthogonalize_parts(stack: Tensor, rows: tuple[int, ...], group: dict[str, A
     """(N, A, B) with each part, of these rows, orthogonal by itself, at its scale divided by that of the first."""
     N, A, B = stack.shape
     options = group["ns_steps"], group["ns_coefficients"], group["eps"]
-    if rows == (A,):
-        return orthogonalize(stack, *options)
+    if len(set(rows)) == 1:  # one matrix, or equal parts, which need no copies
+        return orthogonalize(stack.reshape(N * len(rows), rows[0], B), *options).reshape(N, A, B)
     parts = list(stack.split(rows, dim=1))
     for size in dict.fromkeys(rows):  # those of one size in a batch
         places = [place for place, count in enumerate(rows) if count == size]

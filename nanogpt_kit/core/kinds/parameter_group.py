@@ -22,7 +22,7 @@ class ParameterGroup(Options):
 
     match: str = Field(
         min_length=1,
-        description="role (embedding, head, matrix, vector), or regular expression that is searched in parameter names",
+        description="role (embedding, head, matrix, vector), or regular expression: searched in names, or a whole role",
     )
     lr: float | None = Field(None, gt=0, description="peak learning rate of these parameters")
     weight_decay: float | None = Field(None, ge=0, description="weight decay of these parameters, vectors included")
