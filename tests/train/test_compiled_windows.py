@@ -41,7 +41,7 @@ def test_ten_windows_are_compiled_for_three_times(attention: str, monkeypatch: p
         whole(module, backend="aot_eager", dynamic=dynamic)  # inductor takes minutes
 
     monkeypatch.setattr(torch.nn.Module, "compile", compile_for_autograd)
-    CompileChoice("default", "").apply(model, CPU, micro_steps=2, options_change=True)
+    CompileChoice("default", "").apply(model, CPU, micro_steps=2, equal_steps=True, options_change=True)
     ids = torch.arange(3 * T).view(3, T) % 11
     for window in (2, 3, 4, 5, 6, 7, 8, 9, 12, 13):
         for module in (*model.modules(), *plain.modules()):
