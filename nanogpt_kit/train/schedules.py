@@ -148,7 +148,7 @@ def checked_multiplier(experiment: Experiment, schedule: Schedule, step: int, se
     multiplier = multiplier_at(experiment, schedule, step, seconds)
     if isinstance(multiplier, int | float) and 0 <= multiplier < math.inf:
         return multiplier
-    what = f"the multiplier of {schedule.target} is {multiplier} at step {step + 1}"
+    what = f"the multiplier of {schedule.target} is {multiplier!r} at step {step + 1}"
     reason = f"{what} by schedule {type(schedule).__name__}; expected a finite number that is not negative"
     is_finite = not isinstance(multiplier, int | float) or math.isfinite(multiplier)
     raise (RunFailed if is_finite else NotFinite)(reason)
