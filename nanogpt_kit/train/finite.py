@@ -84,8 +84,7 @@ class FiniteChecks:
             windows = [str(first) for first in self.windows_of(step)]
             shown = ", ".join(windows[:8]) + (", ..." if len(windows) > 8 else "")
             changed = f", as {self.batch_callbacks} left them" if self.batch_callbacks else ""
-            if "norm of the gradient" in wrong and self.gradient_callbacks:
-                changed += f", with the gradient as {self.gradient_callbacks} left it"
+            changed += f", with gradients as {self.gradient_callbacks} left them" if self.gradient_callbacks else ""
             where = f"step {step + 1}, on the windows that start at tokens {shown} of train{changed}"
             raise NotFinite(f"{wrong} at {where}; {HELP}")
         self.last_good_step = step

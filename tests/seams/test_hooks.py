@@ -223,7 +223,7 @@ def test_a_batch_that_a_callback_changed_is_named_so_in_a_failure(tiny: Path) ->
     options = ("callback=[{use='change', gradient=1e30}]", "train.grad_clip=0.0", "optimizer={use='sgd', lr=1e10}")
     with pytest.raises(
         NotFinite,
-        match=r"windows that start at tokens [\d, ]+ of train, as Change left them, with the gradient as Change ",
+        match=r"windows that start at tokens [\d, ]+ of train, as Change left them, with gradients as Change left",
     ):
         session.run(experiment_of(tiny, *options))
 
