@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from inspect import Parameter, signature
 from pathlib import Path
 from typing import Any, Literal
 
@@ -71,6 +72,15 @@ class RunHooks:
         """The last hook of a run. `status` is "finished", "interrupted" or "failed"."""
 
 
+def check_arguments(name: str, hook: str, method: Callable[..., Any]) -> None:
+    """Raises KitError where a callback's method takes an argument that the hook does not have."""
+    known = [*signature(getattr(RunHooks, hook)).parameters][1:]
+    for argument, parameter in signature(method).parameters.items():
+        is_given = parameter.kind is Parameter.POSITIONAL_OR_KEYWORD and parameter.default is Parameter.empty
+        if is_given and argument not in known:
+            raise KitError(f"callback {name}: {hook} has no argument {argument!r}{did_you_mean(argument, known)}")
+
+
 class Hooks:
     """The callbacks of one experiment, called in the order of the file."""
 
@@ -100,6 +110,8 @@ class Hooks:
         for method in dir(callback):
             if method not in known and self.manager.parse_hookimpl_opts(callback, method) is not None:
                 raise KitError(f"callback {name}: unknown hook {method!r}{did_you_mean(method, known)}")
+            if method in known and self.manager.parse_hookimpl_opts(callback, method) is not None:
+                check_arguments(name, method, getattr(callback, method))
         try:
             self.manager.register(callback, name)
             self.manager.check_pending()

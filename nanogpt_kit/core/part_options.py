@@ -10,6 +10,8 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
+from pydantic import ValidationError
+
 from nanogpt_kit.core.errors import Key, dotted
 from nanogpt_kit.core.options import Component, components_in
 
@@ -48,8 +50,17 @@ class PartOption:
         assert self.base is not None, f"{self.dotted} has no value to multiply"
         if isinstance(self.base, float):
             return self.base * multiplier
-        bounds = [getattr(bound, "ge", 0) for bound in type(self.component).model_fields[self.name].metadata]
-        return max(int(self.base * multiplier + ROUNDING), 0, *bounds)
+        bounds = type(self.component).model_fields[self.name].metadata
+        least = [getattr(bound, "ge", 0) for bound in bounds] + [getattr(bound, "gt", -1) + 1 for bound in bounds]
+        return max(int(self.base * multiplier + ROUNDING), 0, *least)
+
+    def refusal_reason(self, value: Number) -> str | None:
+        """Why the component does not take the value; None where it does."""
+        try:
+            type(self.component).model_validate({**dict(self.component), self.name: value})
+        except ValidationError as error:
+            return error.errors(include_url=False)[0]["msg"].replace("Input should", "it should")
+        return None
 
 
 def part_options(model: Component) -> list[PartOption]:

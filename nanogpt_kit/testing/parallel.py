@@ -100,7 +100,7 @@ class ParallelConformance(ComponentConformance):
         found = computed_on_ranks(self.component, self.ctx)
         if isinstance(found, RankError):
             remedy = "all ranks must call the same collectives in the same order; wrap returns an api.ParallelModel"
-            raise AssertionError(f"it cannot train a small model: {remedy}\n{found}")
+            raise AssertionError(f"it cannot train a small model: {remedy}. {found}")
         return found
 
     def test_it_accepts_its_processes_or_gives_a_reason(self) -> None:

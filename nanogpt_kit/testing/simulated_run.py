@@ -10,14 +10,19 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from nanogpt_kit.checkpoint.store import save_checkpoint
 from nanogpt_kit.core.experiment import Experiment
 from nanogpt_kit.core.hooks import Hooks
 from nanogpt_kit.data.batches import Batch
+from nanogpt_kit.nn.optimizers import build_optimizer
+from nanogpt_kit.nn.parameter_shapes import parameter_shapes
 from nanogpt_kit.testing.evaluation_context import Utf8Encoder, small_model
+from nanogpt_kit.train.batch_hook import batch_after_hooks
 from nanogpt_kit.train.pending import PendingScalars
+from nanogpt_kit.train.world import World
 
 T, WINDOWS = 8, 4
-TOTAL_STEPS, LOG_EVERY, EVALUATE_EVERY, SAVE_EVERY = 12, 2, 3, 4
+TOTAL_STEPS, LOG_EVERY, EVALUATE_EVERY, SAVE_EVERY = 12, 2, 3, 8
 EXPERIMENT: dict[str, Any] = {
     "name": "simulated",
     "dataset": {"use": "text", "source": "text.txt"},
@@ -45,7 +50,7 @@ class SimulatedRun:
         self.experiment = Experiment.model_validate(EXPERIMENT)
         self.config: Mapping[str, Any] = self.experiment.resolved()
         self.model: nn.Module = small_model(T).train()
-        self.optimizer: torch.optim.Optimizer = torch.optim.AdamW(self.model.parameters(), lr=1e-2)
+        self.optimizer = build_optimizer(self.experiment, self.model, parameter_shapes(self.model))
         self.summary: Mapping[str, str] = {"device": "cpu, 1 thread", "folder": str(path)}
         self.references: Mapping[str, float] = {"gzip -9": 3.1}
         self.step = 0
@@ -63,8 +68,7 @@ class SimulatedRun:
             if self.step % EVALUATE_EVERY == 0:
                 self.evaluate(hooks)
             if self.step % SAVE_EVERY == 0:
-                path = self.path / "checkpoints" / f"step-{self.step:08d}"
-                path.mkdir(parents=True, exist_ok=True)
+                path = save_checkpoint(self.path / "checkpoints", self.step, self.model, {}, {})
                 hooks.call("checkpoint_saved", run=self, step=self.step, path=path)
         if ends:
             with hooks.evaluation(self, "sampling"):
@@ -72,10 +76,8 @@ class SimulatedRun:
             hooks.call("run_finished", run=self, status="finished")
 
     def take_step(self, hooks: Hooks) -> None:
-        batch = batch_of(self.step)
-        hooks.call("batch_ready", run=self, step=self.step, batch=batch)
-        counted = max(1, int((batch.targets >= 0).sum()))
-        loss: Tensor = self.model(batch.ids, batch.targets) / counted
+        batch = batch_after_hooks(batch_of(self.step), self, hooks, World())
+        loss: Tensor = self.model(batch.ids, batch.targets) / batch.divisor
         loss.backward()
         hooks.call("gradients_ready", run=self, step=self.step)
         norm = nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)

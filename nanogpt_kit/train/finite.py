@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from nanogpt_kit.core.errors import NotFinite
 from nanogpt_kit.core.experiment import Experiment
+from nanogpt_kit.core.hooks import Hooks
 from nanogpt_kit.nn.sharded import is_sharded
 from nanogpt_kit.train.pending import PendingScalars
 from nanogpt_kit.train.progress import Progress
@@ -43,13 +44,18 @@ class FiniteChecks:
         self.progress = progress
         self.scaler = scaler
         self.windows_of = windows_of
-        self.batch_callbacks = ""  # the callbacks that may change the windows
+        self.batch_callbacks = self.gradient_callbacks = ""  # those that may change the windows, and the gradient
         self.pending: tuple[int, PendingScalars] | None = None  # loss and gradient norm of the newest step
         self.grad_clip = 0.0  # of it
         self.pending_extras: tuple[Sequence[str], PendingScalars] = (), PendingScalars()  # of it, by their metrics
         self.last_good_step = -1  # the newest step that started from weights whose loss was finite
         self.checked_model_at = -1  # the step whose weights were found to be finite
         self.infinite_buffers = set(non_finite(model.named_buffers()))
+
+    def name_callbacks(self, hooks: Hooks) -> None:
+        """Lets messages name the callbacks that take part in a step."""
+        self.batch_callbacks = hooks.participants("batch_ready")
+        self.gradient_callbacks = hooks.participants("gradients_ready")
 
     def note_step(self, step: int, means: Mapping[str, Tensor], grad_norm: Tensor, grad_clip: float) -> PendingScalars:
         """Takes the scalars of a step, whose weights have had `step` updates. `check_noted_step` checks them later."""
@@ -78,6 +84,7 @@ class FiniteChecks:
             windows = [str(first) for first in self.windows_of(step)]
             shown = ", ".join(windows[:8]) + (", ..." if len(windows) > 8 else "")
             changed = f", as {self.batch_callbacks} left them" if self.batch_callbacks else ""
+            changed += f", with gradients as {self.gradient_callbacks} left them" if self.gradient_callbacks else ""
             where = f"step {step + 1}, on the windows that start at tokens {shown} of train{changed}"
             raise NotFinite(f"{wrong} at {where}; {HELP}")
         self.last_good_step = step

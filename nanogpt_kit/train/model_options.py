@@ -10,7 +10,7 @@ from functools import partial
 
 from torch import nn
 
-from nanogpt_kit.core.errors import KitError
+from nanogpt_kit.core.errors import KitError, RunFailed
 from nanogpt_kit.core.experiment import Experiment
 from nanogpt_kit.core.part_options import Number, PartOption, driven_options
 from nanogpt_kit.core.targets import model_targets
@@ -46,8 +46,14 @@ class ScheduledOptions:
         return {target: partial(self.scale, target) for target in self.driven}
 
     def scale(self, target: str, multiplier: float) -> None:
+        """Raises RunFailed where an option does not allow its value: no experiment with it could be loaded again."""
         for option in self.driven[target]:
-            self.set(option.dotted, option.scaled(multiplier))
+            value = option.scaled(multiplier)
+            if value != self.progress.options.get(option.dotted) and (reason := option.refusal_reason(value)):
+                raise RunFailed(
+                    f"{option.dotted} is {value} at step {self.progress.step + 1} by its schedule; {reason}"
+                )
+            self.set(option.dotted, value)
 
     def restore(self) -> None:
         """Sets the values of the progress, as a checkpoint has restored them."""

@@ -89,7 +89,7 @@ class Trainer:
         self.log = RunLog(folder, self.experiment, self.progress, state is not None, self.rank)
         self.config = self.experiment.resolved()
         self.hooks = Hooks(self.experiment.callback, self)
-        self.finite.batch_callbacks = self.hooks.participants("batch_ready")
+        self.finite.name_callbacks(self.hooks)
         self.resume_point.restore_callbacks(state, self.hooks, self.experiment.train.seed, self.world)
         self.checkpoints = self.build_checkpoints()
 

@@ -70,6 +70,7 @@ class Change(Callback):
     target_from: int = 16
     token: int = -5
     gradient: float = -1.0
+    turns: bool = False
 
     def build(self, run):
         return Hand(self)
@@ -83,6 +84,8 @@ class Hand:
         batch.targets[:, self.options.target_from:] = -1
         if self.options.token != -5:
             batch.ids[0, 3] = self.options.token
+        if self.options.turns:
+            batch.ids.t_()
 
     @hookimpl
     def gradients_ready(self, run):
@@ -210,9 +213,18 @@ def test_a_token_outside_of_the_vocabulary_is_named_with_its_callback(tiny: Path
         session.run(experiment_of(tiny, "callback=[{use='change', token=257}]"))
 
 
+def test_a_batch_of_another_shape_is_named_with_its_callback(tiny: Path) -> None:
+    message = r"Change left ids of shape \(16, \d+\) in the batch of step 1; expected \(\d+, 16\)"
+    with pytest.raises(RunFailed, match=message):
+        session.run(experiment_of(tiny, "callback=[{use='change', turns=true}]"))
+
+
 def test_a_batch_that_a_callback_changed_is_named_so_in_a_failure(tiny: Path) -> None:
     options = ("callback=[{use='change', gradient=1e30}]", "train.grad_clip=0.0", "optimizer={use='sgd', lr=1e10}")
-    with pytest.raises(NotFinite, match=r"windows that start at tokens [\d, ]+ of train, as Change left them; "):
+    with pytest.raises(
+        NotFinite,
+        match=r"windows that start at tokens [\d, ]+ of train, as Change left them, with gradients as Change left",
+    ):
         session.run(experiment_of(tiny, *options))
 
 

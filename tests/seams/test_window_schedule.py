@@ -10,10 +10,13 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from nanogpt_kit.api import Field
 from nanogpt_kit.checkpoint import store
 from nanogpt_kit.checkpoint.manifest import Manifest
+from nanogpt_kit.components.attention.naive import Naive
 from nanogpt_kit.core.errors import KitError, RunFailed
 from nanogpt_kit.core.experiment import Experiment
+from nanogpt_kit.core.part_options import PartOption
 from nanogpt_kit.generate.load import load_run
 from nanogpt_kit.interop.exporting import export_model
 from nanogpt_kit.runs.folder import RunFolder
@@ -200,6 +203,26 @@ def test_a_value_that_the_option_does_not_allow_is_blamed_on_the_schedule(tiny: 
     options = ("model.mlp={use='warm_gelu', mix=0.8}", f"schedule=[{schedule}]")
     with pytest.raises(RunFailed, match=r"model.mlp.mix is 1.2 at step 3 by schedule Piecewise; .* at most 1"):
         session.run(experiment_of(tiny, *options, "train.steps=12"))
+
+
+def test_a_value_below_what_the_option_allows_ends_the_run(tiny: Path) -> None:
+    """Else its checkpoint could not be loaded."""
+    tiny.with_name("positive.py").write_text((COMPONENTS / "warm_gelu.py").read_text().replace("ge=0", "gt=0"))
+    schedule = "schedule=[{use='piecewise', target='model.mlp.mix', knots=[[0, 1.0], [0.5, 0.0]]}]"
+    options = ["components=['positive.py']", "model.mlp=positive", schedule, *QUIET, "train.steps=4"]
+    with pytest.raises(RunFailed, match=r"model.mlp.mix is 0.0 at step 3 by its schedule; it should be greater than 0"):
+        session.run(Experiment.load(tiny, options, trust_code=True))
+
+
+def test_a_whole_number_stays_within_its_bounds() -> None:
+    class Banded(Naive):
+        schedulable = ("band",)
+        band: int = Field(4, gt=2)
+
+    option = PartOption(("model", "attention", "band"), Banded())
+    assert [option.scaled(multiplier) for multiplier in (0, 0.5, 0.8, 2)] == [3, 3, 3, 8]
+    assert option.refusal_reason(2) == "it should be greater than 2"
+    assert option.refusal_reason(3) is None
 
 
 def test_a_target_without_a_value_and_a_misspelt_one_are_explained(tiny: Path) -> None:

@@ -53,6 +53,8 @@ class Nudge:
     def batch_ready(self, batch: TrainingBatch) -> None:
         if self.how == "by chance":
             batch.ids[0, 0] = torch.randint(256, ())
+        if self.how == "another vocabulary":
+            batch.ids[0, 0] = -7
 
     @hookimpl
     @torch.no_grad()
@@ -74,6 +76,12 @@ class Nudge:
         if self.how == "swaps for good":
             next(run.model.parameters()).mul_(0.5)
 
+    @hookimpl
+    def checkpoint_saved(self, run: LiveRun, path: Path) -> None:
+        """What a run offers is there: the files of a checkpoint, and the optimizer's groups with their roles."""
+        assert (path / "model.safetensors").exists()
+        assert {group["role"] for group in run.optimizer.param_groups} >= {"matrix", "embedding"}
+
     def state_dict(self) -> dict[str, Any]:
         if self.how == "forgets":
             return {}
@@ -92,6 +100,7 @@ CAUGHT = {
     "one for all": "test_each_build_is_a_fresh_object",
     "misspelt": "test_its_hooks_are_known",
     "raises": "test_it_takes_part_in_a_run",
+    "another vocabulary": "test_it_takes_part_in_a_run",
     "swaps for good": "test_after_an_evaluation_the_model_has_its_trained_weights",
     "by chance": "test_torchs_random_numbers_stay_as_they_are",
     "by rank": "test_every_rank_does_the_same",

@@ -69,6 +69,8 @@ class Broken(Evaluator):
                 ctx.model(ids[:, :-1], ids[:, 1:]).backward()
         if self.how == "leaves a hook":
             ctx.model.register_forward_hook(lambda *_: None)
+        if self.how == "returns nothing":
+            return None  # type: ignore[return-value]
         value: Any = {"infinite": math.inf, "tensor": torch.tensor(loss)}.get(self.how, loss)
         return {"seven" if self.how == "no prefix" else "val/seven": value}
 
@@ -78,6 +80,7 @@ CAUGHT = {
     "picky": "test_it_accepts_a_small_model_and_its_vocabulary",
     "raises": "test_metrics_are_numbers_with_a_prefix",
     "infinite": "test_metrics_are_numbers_with_a_prefix",
+    "returns nothing": "test_metrics_are_numbers_with_a_prefix",
     "tensor": "test_metrics_are_numbers_with_a_prefix",
     "no prefix": "test_metrics_are_numbers_with_a_prefix",
     "other names": "test_its_metrics_are_known_before_the_run",
@@ -97,6 +100,17 @@ CAUGHT = {
     "opens test": "test_a_closed_test_split_stays_closed",
     "opens test in secret": "test_a_closed_test_split_stays_closed",
 }
+
+
+class Undefined(Broken):
+    requires_finite = False
+
+    def evaluate(self, ctx: EvaluateContext) -> dict[str, float]:
+        return {"val/seven": math.nan}
+
+
+def test_a_metric_without_a_value_may_stay_so() -> None:
+    type("Suite", (EvaluatorConformance,), {"component": Undefined()})().test_a_second_evaluation_gives_the_same()
 
 
 def suite(how: str) -> Any:

@@ -81,12 +81,12 @@ def one_layer(sound: Any, x: Tensor, position: Positional, view: View, cache: KV
 
 
 def one_document(sound: nn.Module, x: Tensor, position: Positional, view: View, cache: KVCache | None) -> Tensor:
-    view = replace(view, query_segments=None, key_segments=None, results={})
+    view = replace(view, query_segments=None, key_segments=None, results=[])
     return sound(x, position, view, cache)  # type: ignore[no-any-return]
 
 
 def no_positions(sound: nn.Module, x: Tensor, position: Positional, view: View, cache: KVCache | None) -> Tensor:
-    return sound(x, Positional(), replace(view, slopes=None, results={}), cache)  # type: ignore[no-any-return]
+    return sound(x, Positional(), replace(view, slopes=None, results=[]), cache)  # type: ignore[no-any-return]
 
 
 def in_fp32(sound: nn.Module, x: Tensor, *call: Any) -> Tensor:

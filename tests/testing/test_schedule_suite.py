@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 import time
 from typing import Any
@@ -38,6 +39,8 @@ class Broken(Linear):
             return value + 0 * len(range(total_steps))  # type: ignore[arg-type]
         if self.how == "treats a real number in another way":
             return value if isinstance(total_steps, int) else value / 2
+        if self.how == "writes out the run":
+            return [value for _ in range(math.ceil(total_steps))][step]
         if self.how == "slow":
             time.sleep(0.002)
         return value
@@ -55,6 +58,7 @@ CAUGHT: dict[str, tuple[Any, ...]] = {
     "needs a whole length": ("test_a_length_need_not_be_whole",),
     "treats a real number in another way": ("test_a_length_need_not_be_whole",),
     "a number as note": ("test_a_note_is_a_sentence_or_none",),
+    "writes out the run": ("test_a_late_step_takes_no_longer",),
     "slow": ("test_a_late_step_takes_no_longer",),
 }
 

@@ -92,7 +92,7 @@ def right(q: Tensor, k: Tensor, v: Tensor, view: View) -> Tensor:
 
 
 def seen_as(view: View, **changes: Any) -> View:
-    return replace(view, causal_square=False, results={}, **changes)
+    return replace(view, causal_square=False, results=[], **changes)
 
 
 def one_key_ahead(q: Tensor, k: Tensor, v: Tensor, view: View) -> Tensor:

@@ -39,6 +39,8 @@ def inexpressible_options(program: str, allowed: Expressible, options: Mapping[s
         key = ".".join(part for part in path if isinstance(part, str))
         if key.startswith(TRAINING_ONLY) or (key.startswith("attention.") and key != "attention.window"):
             continue  # attentions are compared by the function that they compute, whatever their kernels
+        if key == "attention.window" and isinstance(value, int) and value >= options["block_size"]:
+            continue  # the whole context, such as at the end of a schedule
         if path[: len(refused)] == refused:
             continue
         found.setdefault(key, []).append(value)

@@ -19,6 +19,7 @@ from nanogpt_kit.components.attention.sdpa import SDPA
 from nanogpt_kit.components.sampler.greedy import Greedy
 from nanogpt_kit.core.errors import KitError
 from nanogpt_kit.core.experiment import Experiment
+from nanogpt_kit.core.kinds.expressible import inexpressible_options
 from nanogpt_kit.corpus.bpe import BPEEncoder
 from nanogpt_kit.generate.decode import Decoder
 from nanogpt_kit.generate.decoding_model import DecodingModel
@@ -140,6 +141,13 @@ def test_a_model_that_gpt2_is_not_is_refused_with_each_reason(tiny: Path, tmp_pa
         assert told in str(refused.value)
     assert not (tmp_path / "hf").exists()
     assert not list(tmp_path.glob(".hf*"))
+
+
+def test_a_window_over_the_whole_context_is_none() -> None:
+    """As at the end of a schedule."""
+    options = {"block_size": 16, "attention": [{"use": "sdpa", "window": 16}, {"use": "sdpa", "window": 15}]}
+    [found] = inexpressible_options("GPT-2", {"block_size": None}, options)
+    assert "model.attention.1.window = 15" in found
 
 
 def test_an_export_is_read_with_the_tokenizer_of_a_run(
