@@ -54,7 +54,7 @@ class Proportions:
         return {name: weight / self.quota.period for name, weight in zip(self.windows, self.quota.weights, strict=True)}
 
     def taken(self, n_windows: int) -> dict[str, int]:
-        """How many of the first `n_windows` windows of a run come from each source at most; it may be one less."""
+        """At most how many of the first `n_windows` windows of a run come from each source; see `most_windows`."""
         return {name: self.quota.most_windows(index, n_windows) for index, name in enumerate(self.windows)}
 
     def passes(self, n_windows: int) -> dict[str, float]:

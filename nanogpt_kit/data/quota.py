@@ -83,5 +83,7 @@ class QuotaSequence:
         return periods * self.weights[source] + self.counts_before[index][source] + int(within)
 
     def most_windows(self, source: int, n: int) -> int:
-        """How many of any first `n` windows come from a source at most; it may be one less. Nothing is found for it."""
+        """At most how many of the first `n` windows come from a source: that number, or one more where it is far."""
+        if n % self.period < CHUNK_WINDOWS:
+            return self.windows_before(source, n)
         return -(-n * self.weights[source] // self.period)

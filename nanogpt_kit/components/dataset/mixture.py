@@ -3,7 +3,7 @@
 The parts are datasets of text, or all of them datasets of tokens. Validation measures each part alone and all together.
 The proportions are not part of the prepared data, so that changing them requires no new preparation.
 
-Source: Balinski & Young 1975, "The Quota Method of Apportionment", for the order of the parts; Brown et al. 2020,
+Source: Tijdeman 1980, "The Chairman Assignment Problem", for the order of the parts; Brown et al. 2020,
 arXiv:2005.14165, table 2.2, for weights that are not proportional to size.
 """
 
