@@ -154,8 +154,10 @@ def write_tokens(folder: Path, meta: dict[str, Any] | None = None) -> dict[str, 
 
 def test_tokens_and_text_do_not_mix(tiny: Path) -> None:
     experiment = mixture(tiny, words=sentences("words", 9), ids=write_tokens(tiny.parent / "ids"))
-    with pytest.raises(KitError, match="'words' is text, and 'ids' is tokens already; give the text of both"):
-        check_source(experiment)
+    with pytest.raises(KitError, match="'words' is text, and 'ids' is tokens already; give the text of both") as caught:
+        check_source(experiment.with_("dataset.part.1.name=ids"))  # one option from elsewhere
+    (fault,) = caught.value.faults
+    assert (fault.key, fault.location) == ("dataset.part.1.dataset.use", "with_")
 
 
 def test_tokens_mix_with_tokens(tiny: Path) -> None:
