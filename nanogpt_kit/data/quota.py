@@ -13,7 +13,8 @@ from math import gcd, lcm
 
 import numpy as np
 
-CHUNK_WINDOWS = 1 << 16  # whose sources are found at once: 2 microseconds for each window
+CHUNK_WINDOWS = 1 << 13  # whose sources are found at once: 2 microseconds for each window
+NEAR_WINDOWS = 8 * CHUNK_WINDOWS  # that are found for a number in a message
 
 
 def whole_weights(weights: Sequence[float | Fraction]) -> tuple[int, ...]:
@@ -36,8 +37,9 @@ class QuotaSequence:
     """
 
     def __init__(self, weights: Sequence[int]) -> None:
-        self.weights = tuple(weights)
-        self.period = sum(weights)
+        repeats = max(1, CHUNK_WINDOWS // sum(weights))  # so that many windows are one slice of a chunk
+        self.weights = tuple(weight * repeats for weight in weights)
+        self.period = sum(self.weights)
         self.counts_before = {0: (0,) * len(self.weights)}  # of the chunks found so far: the windows of each source
         self.chunk = lru_cache(maxsize=4)(self._chunk)
 
@@ -84,6 +86,6 @@ class QuotaSequence:
 
     def most_windows(self, source: int, n: int) -> int:
         """At most how many of the first `n` windows come from a source: that number, or one more where it is far."""
-        if n % self.period < CHUNK_WINDOWS:
+        if n % self.period < NEAR_WINDOWS:
             return self.windows_before(source, n)
         return -(-n * self.weights[source] // self.period)
