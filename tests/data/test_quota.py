@@ -71,9 +71,7 @@ def test_weights_are_taken_as_they_are_written_in_decimals(weights: list[float],
     assert whole_weights(weights) == whole
 
 
-@given(
-    st.lists(st.floats(0, 1e9) | st.sampled_from([0.0, 1.0, 1e-9, 1 / 3, 5e8]), min_size=1, max_size=7).filter(any)
-)
+@given(st.lists(st.floats(0, 1e9) | st.sampled_from([0.0, 1.0, 1e-9, 1 / 3, 5e8]), min_size=1, max_size=7).filter(any))
 def test_weights_of_many_digits_are_within_one_window_after_every_window(weights: list[float]) -> None:
     exact = [Fraction(str(weight)) for weight in weights]
     sources = QuotaSequence(whole_weights(weights)).of_windows(0, 60)

@@ -174,7 +174,7 @@ class Mixture(Dataset):
         for index, part in enumerate(self.part):
             if part.dataset.vocabulary() != first.dataset.vocabulary():
                 both = f"{first.name!r} and {part.name!r} come with different vocabularies"
-                raise KitError(f"dataset.part.{index}.dataset.use: {both}; make the tokens of both with the same tokenizer")
+                raise KitError(f"dataset.part.{index}.dataset.use: {both}; make both with the same tokenizer")
 
 
 def component_name(dataset: Any) -> str | None:
