@@ -99,21 +99,29 @@ def measuring_fault(metric: str, one: Instrument, base: Instrument, option: str 
 def data_fault(metric: str, one: Instrument, base: Instrument, both: str, option: str) -> Fault:
     """Of other text, or of the same text as other tokens."""
     shared = one.shared_metrics(base)
-    if not shared and not (one.has_text_of(base) and has_other_tokenizer(one, base)):
+    of_text = [name for name in shared if measured_text(name) == measured_text(metric)]
+    if not of_text and not (one.has_text_of(base) and has_other_tokenizer(one, base)):
         text = "the same text, or not on the same spans of it"
         reason = f"{both} are not evaluated on {text}, so that their {metric} cannot be compared"
+        if shared:
+            return Fault(f"{reason}; give {option} {' or '.join(shared)}, whose text is the same", option, COMMAND_LINE)
         remedy = "give both the same dataset with the same splits, and train again where its files have changed"
         return one.fault("dataset", reason, remedy)
     reason = f"{both} have other tokens of the same text, and {metric} depends on the tokens"
     if shared:
-        of_split = [name for name in shared if name.partition("/")[0] == metric.partition("/")[0]]
-        remedy = f"give {option} {' or '.join(of_split or shared)}, which does not"
+        remedy = f"give {option} {' or '.join(of_text or shared)}, which does not"
         return Fault(f"{reason}; {remedy}", option, COMMAND_LINE)
     if PER_BYTE in one.yardsticks and PER_BYTE in base.yardsticks:
         reason = f"{both} have other tokens, and some of these do not give their text back: they represent other texts"
         return one.fault("tokenizer", reason, "give both a tokenizer that loses no character, as byte does")
     remedy = f"add the evaluator bits_per_byte to both, train again, and give {option} {PER_BYTE}"
     return one.fault("evaluator", reason, remedy)
+
+
+def measured_text(metric: str) -> tuple[str, list[str]]:
+    """The split, or another text, and the source in it that a metric is of: of val/loss/code "val" and ["code"]."""
+    split, _, *source = metric.split("/")
+    return split, source
 
 
 def has_other_tokenizer(one: Instrument, other: Instrument) -> bool:

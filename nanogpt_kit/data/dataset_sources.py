@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
@@ -10,6 +11,7 @@ from nanogpt_kit.core.kinds import Dataset
 from nanogpt_kit.core.options import components_in
 
 OPTION = "dataset."  # what the keys of a dataset's options begin with where it is the only one
+OWN_OPTION = re.compile(r"(?<![\w./'\"-])dataset\.(?=[a-z])")  # in a message; not in the name of a file
 
 
 def sources_of(dataset: Dataset) -> Mapping[str, Dataset]:
@@ -32,9 +34,18 @@ def source_faults(dataset: Dataset, name: str) -> Iterator[None]:
 
 def fault_of_source(fault: Fault, name: str, key: str) -> Fault:
     """A fault of the source `name`, whose table has the key `key`; "" where its options have none."""
-    message, option = fault.message, fault.key
-    if not option and message.startswith(OPTION):
-        option, _, message = message.partition(": ")
-    if not key or not option.startswith(OPTION):
+    if not key:
         return Fault(f"source {name!r}: {fault.message}", fault.key, fault.location)
-    return Fault(message.replace(OPTION, f"{key}."), f"{key}.{option.removeprefix(OPTION)}", fault.location)
+    fault = with_key(fault)
+    message = OWN_OPTION.sub(lambda _: f"{key}.", fault.message)
+    if not fault.key.startswith(OPTION):
+        return Fault(f"source {name!r}: {message}", fault.key, fault.location)
+    return Fault(message, f"{key}.{fault.key.removeprefix(OPTION)}", fault.location)
+
+
+def with_key(fault: Fault) -> Fault:
+    """A fault of a dataset, with the option that its message begins with as its key."""
+    if fault.key or not fault.message.startswith(OPTION):
+        return fault
+    key, _, message = fault.message.partition(": ")
+    return Fault(message, key, fault.location)

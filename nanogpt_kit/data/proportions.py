@@ -54,8 +54,8 @@ class Proportions:
         return {name: weight / self.quota.period for name, weight in zip(self.windows, self.quota.weights, strict=True)}
 
     def taken(self, n_windows: int) -> dict[str, int]:
-        """How many of the first `n_windows` windows of a run come from each source."""
-        return {name: self.quota.windows_before(index, n_windows) for index, name in enumerate(self.windows)}
+        """At most how many of the first `n_windows` windows of a run come from each source; see `most_windows`."""
+        return {name: self.quota.most_windows(index, n_windows) for index, name in enumerate(self.windows)}
 
     def passes(self, n_windows: int) -> dict[str, float]:
         """How often these windows pass over each source."""

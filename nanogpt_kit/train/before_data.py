@@ -14,7 +14,7 @@ from nanogpt_kit.core.experiment import Experiment
 from nanogpt_kit.core.kinds import Dataset
 from nanogpt_kit.core.options import RunContext
 from nanogpt_kit.core.targets import LEARNING_RATE
-from nanogpt_kit.data.dataset_sources import source_faults, sources_of
+from nanogpt_kit.data.dataset_sources import source_faults, sources_of, with_key
 from nanogpt_kit.data.tokenizer_of_run import state_from_run
 from nanogpt_kit.generate.prompt import check_prompt
 from nanogpt_kit.nn.group_matches import freeze_parameters
@@ -106,7 +106,7 @@ def check_source(experiment: Experiment, resumed: RunFolder | None = None) -> No
             experiment.dataset.check_source()  # whether they fit together
     except KitError as error:
         faults = []
-        for fault in error.faults:
+        for fault in map(with_key, error.faults):
             location = experiment.location(key_parts(fault.key or "dataset.source"))
             faults.append(Fault(fault.message, fault.key, fault.location or location))
         missing = KitError(*faults)

@@ -167,13 +167,20 @@ def parts_beside(path: Path) -> set[str]:
     return {f"{package}.{file.stem}" for file in path.parent.glob("*.py") if file.stem != "__init__"} - components
 
 
+def parts_of(path: Path) -> set[Path]:
+    """The files beside a component that it imports, and those that these import."""
+    imported = {name.rpartition(".")[2] for name in imports_of_ours(path)}
+    beside = {file for name in imported if (file := path.with_name(f"{name}.py")).exists()}
+    return beside.union(*map(parts_of, beside))
+
+
 def test_there_are_built_in_components_and_each_file_is_one_or_a_part_that_one_imports() -> None:
     files = {(path.parent.name, path.stem) for path in COMPONENTS.glob("*/*.py") if path.stem != "__init__"}
     assert ("model", "gpt") in files
     components = {(entry.kind, entry.name) for entry in BUILT_IN}
     assert components <= files
     for kind, name in components:
-        files -= {(kind, part.rpartition(".")[2]) for part in imports_of_ours(COMPONENTS / kind / f"{name}.py")}
+        files -= {(kind, part.stem) for part in parts_of(COMPONENTS / kind / f"{name}.py")}
     assert files == components
 
 

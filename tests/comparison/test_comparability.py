@@ -19,6 +19,7 @@ from nanogpt_kit.core.errors import Fault, KitError
 from nanogpt_kit.core.experiment import Experiment
 from nanogpt_kit.core.kinds import Schedule
 from tests.comparison.made_arms import DATA, YARDSTICKS, make_arm_run, make_question, measure_arms
+from tests.data.mixtures import mixture, sentences
 
 LOSS = {20: {"val/loss": 2.5, "val/bits_per_byte": 1.25}}
 EVALUATOR = """\
@@ -136,6 +137,17 @@ def test_other_text_is_refused(tiny: Path, tmp_path: Path) -> None:
     assert (fault.key, fault.location) == ("dataset", "command line")
     assert f"{change} and tiny are not evaluated on the same text" in fault.message
     assert "same dataset" in fault.message
+
+
+def test_mixtures_of_other_parts_are_compared_on_the_parts_that_both_have(tiny: Path) -> None:
+    both = mixture(tiny, code=sentences("code", 40), notes=sentences("notes", 40))
+    code = mixture(tiny, code=sentences("code", 40))
+    arms = Arm("one", both), Arm("two", code)
+    (fault,) = faults_before(Question("compare", arms))
+    assert (fault.key, fault.location) == ("--metric", "command line")
+    assert "two and one are not evaluated on the same text" in fault.message
+    assert "give --metric val/loss/code or val/bits_per_byte/code, whose text is the same" in fault.message
+    check_arms(Question("compare", arms, metric="val/loss/code"))
 
 
 def test_another_tokenizer_is_refused_in_nats_and_compared_in_bits_per_byte(tiny: Path) -> None:

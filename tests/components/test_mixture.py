@@ -103,6 +103,13 @@ def test_a_weight_is_an_override_by_the_index_of_its_part(tiny: Path) -> None:
     assert experiment.with_("dataset.part.1.weight=4").dataset.proportions({}) == {"text": 3, "text-2": 4}
 
 
+@pytest.mark.parametrize("key", ["dataset.weight", "weight"])
+def test_an_option_of_a_part_is_proposed_by_the_index_of_the_part(key: str, tiny: Path) -> None:
+    experiment = Experiment.load(tiny).with_(dataset={"use": "mixture", "part": [text(weight=3), text(weight=1)]})
+    with pytest.raises(KitError, match=r"did you mean dataset\.part\.0\.weight or dataset\.part\.1\.weight\?"):
+        experiment.with_(f"{key}=2")
+
+
 def test_proportions_without_weights_are_windows_times_repeats() -> None:
     parts = Mixture(part=(Part(dataset=Text(source=PROSE)), Part(dataset=PythonStdlib(), repeats=0.1)))
     proportions = parts.proportions({"text": 70, "python_stdlib": 30})
@@ -147,8 +154,10 @@ def write_tokens(folder: Path, meta: dict[str, Any] | None = None) -> dict[str, 
 
 def test_tokens_and_text_do_not_mix(tiny: Path) -> None:
     experiment = mixture(tiny, words=sentences("words", 9), ids=write_tokens(tiny.parent / "ids"))
-    with pytest.raises(KitError, match="'words' is text, and 'ids' is tokens already; give the text of both"):
-        check_source(experiment)
+    with pytest.raises(KitError, match="'words' is text, and 'ids' is tokens already; give the text of both") as caught:
+        check_source(experiment.with_("dataset.part.1.name=ids"))  # one option from elsewhere
+    (fault,) = caught.value.faults
+    assert (fault.key, fault.location) == ("dataset.part.1.dataset.use", "with_")
 
 
 def test_tokens_mix_with_tokens(tiny: Path) -> None:

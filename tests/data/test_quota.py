@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nanogpt_kit.data.quota import MAX_PERIOD, QuotaSequence, whole_weights
+from nanogpt_kit.data.quota import NEAR_WINDOWS, QuotaSequence, whole_weights
 
 AWKWARD = (0.137, 0.2913, 0.0002, 0.31, 0.2615)  # their sum is 1, and 10,000 of it are whole windows
 
@@ -34,7 +34,6 @@ def test_three_to_one_is_exact_after_every_window() -> None:
 
 def test_awkward_weights_are_within_one_window_after_every_window() -> None:
     sequence = QuotaSequence(whole_weights(AWKWARD))
-    assert sequence.period == 10_000
     proportions = [Fraction(str(weight)) for weight in AWKWARD]
     for n, counts in enumerate(counts_by_hand(sequence.of_windows(0, 12_000), 5), start=1):
         assert max(abs(count - n * fraction) for count, fraction in zip(counts, proportions, strict=True)) < 1, n
@@ -72,11 +71,22 @@ def test_weights_are_taken_as_they_are_written_in_decimals(weights: list[float],
     assert whole_weights(weights) == whole
 
 
-@given(st.lists(st.floats(0, 1e9), min_size=1, max_size=7).filter(any))
-def test_other_weights_are_rounded_to_parts_of_a_period(weights: list[float]) -> None:
-    whole = whole_weights(weights)
-    assert sum(whole) <= MAX_PERIOD + len(weights)
-    total = sum(map(Fraction, weights))
-    for weight, exact in zip(whole, weights, strict=True):
-        assert (weight == 0) == (exact == 0)  # however small, a source is not left out
-        assert abs(Fraction(weight, sum(whole)) - Fraction(exact) / total) < Fraction(len(weights) + 1, MAX_PERIOD)
+@given(st.lists(st.floats(0, 1e9) | st.sampled_from([0.0, 1.0, 1e-9, 1 / 3, 5e8]), min_size=1, max_size=7).filter(any))
+def test_weights_of_many_digits_are_within_one_window_after_every_window(weights: list[float]) -> None:
+    exact = [Fraction(str(weight)) for weight in weights]
+    sources = QuotaSequence(whole_weights(weights)).of_windows(0, 60)
+    for n, counts in enumerate(counts_by_hand(sources, len(weights)), start=1):
+        for count, weight in zip(counts, exact, strict=True):
+            assert abs(count - n * weight / sum(exact)) < 1
+
+
+def test_weights_of_many_digits_do_not_drift_in_a_long_run() -> None:
+    weights = whole_weights([1.234567, 2.345678, 0.0000001])
+    sequence, n = QuotaSequence(weights), NEAR_WINDOWS + 1234
+    counts = np.bincount(sequence.of_windows(0, n), minlength=3)
+    for source, (count, weight) in enumerate(zip(counts.tolist(), weights, strict=True)):
+        assert abs(count - Fraction(n * weight, sum(weights))) < 1
+        assert 0 <= sequence.most_windows(source, n) - count <= 1
+    later = QuotaSequence(weights)  # as in a resumed run
+    assert [later.windows_before(source, n) for source in range(3)] == counts.tolist()
+    assert np.array_equal(later.of_windows(n, 100), sequence.of_windows(n, 100))

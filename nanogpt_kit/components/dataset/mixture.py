@@ -3,7 +3,7 @@
 The parts are datasets of text, or all of them datasets of tokens. Validation measures each part alone and all together.
 The proportions are not part of the prepared data, so that changing them requires no new preparation.
 
-Source: Balinski & Young 1975, "The Quota Method of Apportionment", for the order of the parts; Brown et al. 2020,
+Source: Tijdeman 1980, "The Chairman Assignment Problem", for the order of the parts; Brown et al. 2020,
 arXiv:2005.14165, table 2.2, for weights that are not proportional to size.
 """
 
@@ -167,12 +167,14 @@ class Mixture(Dataset):
         is_tokens = {part.name: part.dataset.tokens("train") is not None for part in self.part}
         if len(set(is_tokens.values())) > 1:
             text, tokens = (next(name for name in is_tokens if is_tokens[name] is kind) for kind in (False, True))
+            other = max(list(is_tokens).index(name) for name in (text, tokens))
             remedy = "give the text of both, or the tokens of both"
-            raise KitError(f"dataset.part: {text!r} is text, and {tokens!r} is tokens already; {remedy}")
-        for part in self.part[1:]:
+            message = f"{text!r} is text, and {tokens!r} is tokens already; {remedy}"
+            raise KitError(f"dataset.part.{other}.dataset.use: {message}")
+        for index, part in enumerate(self.part):
             if part.dataset.vocabulary() != first.dataset.vocabulary():
                 both = f"{first.name!r} and {part.name!r} come with different vocabularies"
-                raise KitError(f"dataset.part: {both}; make the tokens of both with the same tokenizer")
+                raise KitError(f"dataset.part.{index}.dataset.use: {both}; make both with the same tokenizer")
 
 
 def component_name(dataset: Any) -> str | None:
