@@ -26,7 +26,7 @@ def check_passes(experiment: Experiment, data: PreparedData) -> None:
         return dict(experiment.dataset.pass_faults(proportions.taken(windows), proportions.windows))
 
     def is_refused(n_steps: int) -> bool:
-        """Whether a run of so many steps is; its schedule of batches may depend on their number."""
+        """Whether a run of that many steps is; its schedule of batches may depend on their number."""
         plan = replace(experiment.step_plan, steps=n_steps)
         return bool(pass_faults(plan.total_tokens // plan.block_size))
 
