@@ -98,7 +98,7 @@ class Unresolved(Component):
 
     def fail(self) -> NoReturn:
         entry = self.recorded_entry
-        prefix = "" if is_own(entry.distribution) else f"{self.kind} {entry.qualified!r}: "
+        prefix = "" if is_kit_or_local(entry.distribution) else f"{self.kind} {entry.qualified!r}: "
         raise NotUsable(f"{prefix}{self.reason}")
 
     def __getattr__(self, name: str) -> Any:
@@ -125,7 +125,7 @@ class RecordedRegistry(Registry):
             if recorded is not None:
                 return self.find(kind, recorded)
             distribution, _, bare = name.rpartition("/")
-            if is_own(distribution) or not self.made_with.has(distribution):
+            if is_kit_or_local(distribution) or not self.made_with.has(distribution):
                 raise
         origin, remedy = self.made_with.text(distribution), self.made_with.remedy(distribution)
         installed = installed_version(self, distribution)
@@ -138,7 +138,7 @@ class RecordedRegistry(Registry):
         mistake in the file."""
         made_with = self.made_with
         distribution, _, bare = name.rpartition("/")
-        is_plugin = not is_own(distribution) and made_with.has(distribution)
+        is_plugin = not is_kit_or_local(distribution) and made_with.has(distribution)
         if not (is_plugin or isinstance(error, NotUsable)) or base.kind not in made_with.may_be_missing:
             return None
         if not is_plugin:
@@ -161,7 +161,7 @@ def unresolved_class(entry: Entry, reason: str) -> type[Unresolved]:
     )
 
 
-def is_own(distribution: str) -> bool:
+def is_kit_or_local(distribution: str) -> bool:
     """Whether components of it are of the kit or in local files; of a bare name it is empty."""
     return distribution in ("", KIT_DISTRIBUTION, LOCAL)
 

@@ -186,7 +186,7 @@ class StepPlan:
     def _windows(self, step: int, pace: float) -> int:
         if self.batch_schedule is None:
             return self.batch_tokens // self.block_size
-        multiplier = checked_multiplier(self.batch_schedule, BATCH_TOKENS, step, pace)
+        multiplier = batch_multiplier(self.batch_schedule, BATCH_TOKENS, step, pace)
         tokens = multiplier * self.batch_tokens
         if tokens > MAX_BATCH_TOKENS:
             reason = f"is {multiplier:g}, which makes {tokens:.3g} tokens; expected at most {MAX_BATCH_TOKENS:,}"
@@ -197,7 +197,7 @@ class StepPlan:
         """The largest divisor of block_size that is not above the scheduled length, so that parts are equal."""
         if self.length_schedule is None:
             return self.block_size
-        multiplier = checked_multiplier(self.length_schedule, BLOCK_SIZE, step, pace)
+        multiplier = batch_multiplier(self.length_schedule, BLOCK_SIZE, step, pace)
         if multiplier > 1 + ROUNDING:
             reason = f"is {multiplier:g}; expected at most 1, since no window is longer than model.block_size"
             raise PlanError(BLOCK_SIZE, f"the multiplier of step {step + 1} {reason}")
@@ -234,7 +234,7 @@ def divisors_of(number: int) -> list[int]:
     return sorted({*small, *(number // n for n in small)})
 
 
-def checked_multiplier(schedule: Schedule, target: str, step: int, pace: float) -> float:
+def batch_multiplier(schedule: Schedule, target: str, step: int, pace: float) -> float:
     """Raises PlanError where it is not a number above 0: a batch of no tokens trains nothing."""
     multiplier = schedule.multiplier(step, pace)
     if not isinstance(multiplier, int | float) or not (0 < multiplier < math.inf):

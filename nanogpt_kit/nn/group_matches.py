@@ -49,12 +49,12 @@ def match_groups(experiment: Experiment, model: nn.Module) -> dict[str, int]:
         taken |= dict.fromkeys(free, index)
         if not free:
             reason = taken_text(matched, names, taken) if matched else missing_text(group.match, names, role_of)
-            faults.append(fault_of(experiment, index, "match", f"{group.match!r} {reason}"))
+            faults.append(group_fault(experiment, index, "match", f"{group.match!r} {reason}"))
     trained = [name for name in names if name not in taken or not groups[taken[name]].freeze]
     if not trained and not faults:
         last = max(index for index, group in enumerate(groups) if group.freeze)
         reason = "all parameters are frozen, and there is nothing to train; let a group match fewer"
-        faults.append(fault_of(experiment, last, "freeze", reason))
+        faults.append(group_fault(experiment, last, "freeze", reason))
     if faults:
         raise KitError(*faults)
     return taken
@@ -75,7 +75,7 @@ def is_match(group: ParameterGroup, names: Sequence[str], role: Role) -> bool:
     return bool(re.fullmatch(group.match, role)) or any(re.search(group.match, name) for name in names)
 
 
-def fault_of(experiment: Experiment, index: int, option: str, message: str) -> Fault:
+def group_fault(experiment: Experiment, index: int, option: str, message: str) -> Fault:
     location = experiment.location(("optimizer", "group", index, option))
     return Fault(message, f"optimizer.group.{index}.{option}", location)
 
@@ -98,10 +98,10 @@ def missing_text(match: str, names: Mapping[str, Sequence[str]], role_of: Mappin
         tied = [all_names for name, all_names in names.items() if len(all_names) > 1 and role_of[name] == "embedding"]
         note = f"; {named(tied[0])} is an embedding" if match == "head" and tied else ""
         return f"is the role of no parameter{note}. Roles here: {', '.join(sorted(set(role_of.values())))}."
-    return f"is found in no parameter name; the nearest: {', '.join(nearest_names(match, names))}"
+    return f"is found in no parameter name; the nearest: {', '.join(nearest_parameters(match, names))}"
 
 
-def nearest_names(match: str, names: Mapping[str, Sequence[str]]) -> list[str]:
+def nearest_parameters(match: str, names: Mapping[str, Sequence[str]]) -> list[str]:
     """The names that are most like a pattern, whole or between some dots; the first of those that differ in digits.
 
     For example h.0.attn.c_attn.weight for "c_atn".

@@ -18,7 +18,7 @@ from nanogpt_kit.core.errors import Fault, KitError
 from nanogpt_kit.core.experiment import Experiment
 from nanogpt_kit.core.kinds import ParameterShape
 from nanogpt_kit.core.kinds.parameter_group import VALUES
-from nanogpt_kit.nn.group_matches import fault_of, match_groups
+from nanogpt_kit.nn.group_matches import group_fault, match_groups
 from nanogpt_kit.nn.parameter_groups import parameter_groups
 
 NEVER_COMPILED = ("add_param_group", "zero_grad", "state_dict", "load_state_dict")  # torch excludes them from compiling
@@ -50,7 +50,7 @@ def set_group_values(experiment: Experiment, optimizer: torch.optim.Optimizer) -
                 faults.setdefault((group["group"], key), lack_of(experiment, group, key))
             elif isinstance(value, tuple) and len(value) != len(group[key]):
                 reason = f"should have {len(group[key])} values, as in {list(group[key])}, got {list(value)}"
-                faults.setdefault((group["group"], key), fault_of(experiment, group["group"], key, reason))
+                faults.setdefault((group["group"], key), group_fault(experiment, group["group"], key, reason))
         group.update(values)
     if faults:
         raise KitError(*faults.values())
@@ -61,7 +61,7 @@ def lack_of(experiment: Experiment, group: Mapping[str, Any], key: str) -> Fault
     shown = names[0] + (f" and {len(names) - 1:,} more" if len(names) > 1 else "")
     known = ", ".join(name for name in VALUES if name in group)
     remedy = f"it has {known}; leave {key} out, or let the group match only parameters that have it"
-    return fault_of(experiment, group["group"], key, f"{use} has no {key} for {shown}: {remedy}")
+    return group_fault(experiment, group["group"], key, f"{use} has no {key} for {shown}: {remedy}")
 
 
 @cache

@@ -201,7 +201,7 @@ def collect_provenance(experiment: Experiment, machine: Machine, **origin: Any) 
         configuration=experiment.configuration(),
         code=code_identity(experiment),
         distributions={**component_versions(experiment), **{name: metadata.version(name) for name in LIBRARIES}},
-        components=component_names(experiment),
+        components=names_of_components(experiment),
         sources=plugin_sources(experiment),
         multipliers={name: value for name, value in vars(experiment.multipliers).items() if value != 1},
         git=git,
@@ -211,7 +211,7 @@ def collect_provenance(experiment: Experiment, machine: Machine, **origin: Any) 
     return record, hide_in_patch(patch)
 
 
-def component_names(experiment: Experiment) -> dict[str, str]:
+def names_of_components(experiment: Experiment) -> dict[str, str]:
     """The component of each slot, as distribution/name by key."""
     return {dotted(key): experiment.entry_of(part).qualified for key, part in experiment.parts()}
 

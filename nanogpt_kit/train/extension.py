@@ -81,7 +81,7 @@ def uses_total_steps(experiment: Experiment) -> bool:
     return any(part.uses_total_steps for _, part in experiment.parts() if isinstance(part, Optimizer))
 
 
-def first_difference(
+def first_changed_step(
     before: Experiment, after: Experiment, until: int, folder: RunFolder | None = None
 ) -> tuple[int, str] | None:
     """The first of `until` steps that would be another one with the budgets of `after`, and why.
@@ -103,7 +103,7 @@ def first_difference(
 
 def equal_steps(before: Experiment, after: Experiment, until: int, folder: RunFolder | None = None) -> int:
     """How many of the first `until` steps of `before` are the same under the budgets of `after`."""
-    found = first_difference(before, after, until, folder)
+    found = first_changed_step(before, after, until, folder)
     return min(before.total_steps, after.total_steps, until) if found is None else found[0]
 
 

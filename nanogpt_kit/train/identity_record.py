@@ -11,7 +11,7 @@ from nanogpt_kit.core.requirements import KIT_DISTRIBUTION
 from nanogpt_kit.data.manifest import DataManifest
 from nanogpt_kit.data.yardsticks import compute_yardsticks
 from nanogpt_kit.runs.folder import RunFolder
-from nanogpt_kit.runs.provenance import Provenance, VersionChange, component_names, component_versions
+from nanogpt_kit.runs.provenance import Provenance, VersionChange, component_versions, names_of_components
 
 
 def update_identity(folder: RunFolder, experiment: Experiment, manifest: DataManifest, first_step: int) -> None:
@@ -46,7 +46,7 @@ def versions_now(before: Provenance, experiment: Experiment, first_step: int) ->
             change = {"step": first_step, "distribution": distribution, "before": then, "after": version}
             changes.append(VersionChange.model_validate({**change, "sources": of_it}))
     return {
-        "components": component_names(experiment),
+        "components": names_of_components(experiment),
         "distributions": {**before.distributions, **versions},
         "sources": {**before.sources, **sources},
         "version_changes": [*before.version_changes, *changes],

@@ -28,7 +28,7 @@ from nanogpt_kit.runs.status import Status
 from nanogpt_kit.system.writing import write_atomically
 from nanogpt_kit.train.accepted_versions import check_versions
 from nanogpt_kit.train.branch import BranchPoint
-from nanogpt_kit.train.extension import MoreTraining, extension_hint, first_difference, ways_to_extend
+from nanogpt_kit.train.extension import MoreTraining, extension_hint, first_changed_step, ways_to_extend
 
 logger = logging.getLogger(__name__)
 
@@ -225,7 +225,7 @@ def budget_cannot_change(folder: RunFolder, before: Experiment, requested: Exper
     if step is None and requested.total_steps < before.total_steps:
         return "steps may only grow"
     taken = min(before.total_steps, steps_taken(folder) if step is None else step)
-    found = first_difference(before, requested, taken, folder)
+    found = first_changed_step(before, requested, taken, folder)
     return found[1] if found else None
 
 

@@ -13,7 +13,7 @@ from torch import nn
 
 from nanogpt_kit.core.errors import KitError
 from nanogpt_kit.core.experiment import Experiment
-from nanogpt_kit.nn.group_matches import match_groups, nearest_names
+from nanogpt_kit.nn.group_matches import match_groups, nearest_parameters
 from nanogpt_kit.nn.initial_weights import build_initialized
 from nanogpt_kit.nn.optimizers import build_optimizer
 from nanogpt_kit.nn.parameter_groups import load_optimizer_state
@@ -116,8 +116,8 @@ def test_only_the_outer_optimizer_has_groups(tiny: Path) -> None:
 
 def test_the_nearest_names_are_of_parts_and_one_of_each_layer() -> None:
     names = {f"h.{layer}.{part}": (f"h.{layer}.{part}",) for layer in (0, 1) for part in ("attn.c_attn", "mlp.up_proj")}
-    assert nearest_names(r"mlp\.upproj", names) == ["h.0.mlp.up_proj"]
-    assert nearest_names("c_atn", names)[0] == "h.0.attn.c_attn"
+    assert nearest_parameters(r"mlp\.upproj", names) == ["h.0.mlp.up_proj"]
+    assert nearest_parameters("c_atn", names)[0] == "h.0.attn.c_attn"
 
 
 def test_values_are_set_before_the_first_step_and_frozen_parameters_are_in_no_group(tiny: Path) -> None:

@@ -131,7 +131,7 @@ class Mixture(Dataset):
         """Of the contents of the parts in their order, and not of their names and weights."""
         digest = sha256()
         for part in self.part:
-            with faults_of(part):
+            with part_faults(part):
                 digest.update(f"{type(part.dataset).__qualname__} {part.dataset.fingerprint()}\n".encode())
         return digest.hexdigest()
 
@@ -186,7 +186,7 @@ def component_name(dataset: Any) -> str | None:
 
 
 @contextmanager
-def faults_of(part: Part) -> Iterator[None]:
+def part_faults(part: Part) -> Iterator[None]:
     """Faults within name the part."""
     try:
         yield
