@@ -406,7 +406,7 @@ def test_a_split_of_which_nothing_counts_is_refused(tiny: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("spans", "told"),
+    ("spans", "reason"),
     [
         ([(4, 2)], "(4, 2) follows character 0"),
         ([(0, 5), (4, 6)], "(4, 6) follows character 5"),
@@ -417,9 +417,9 @@ def test_a_split_of_which_nothing_counts_is_refused(tiny: Path) -> None:
         ([(0.0, 2.0)], "should be pairs of characters"),
     ],
 )
-def test_wrong_spans_are_refused_with_their_document(tiny: Path, spans: Any, told: str) -> None:
+def test_wrong_spans_are_refused_with_their_document(tiny: Path, spans: Any, reason: str) -> None:
     message = refused(experiment(tiny, train=["plain text", ("the one that is wrong"[:20], spans)]))
-    assert told in message
+    assert reason in message
     assert "the document that begins with 'the one that is wron'" in message
 
 
