@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -74,13 +75,21 @@ class TrainingState:
 
 
 def check_groups(saved: Sequence[Mapping[str, Any]], fresh: Sequence[Mapping[str, Any]]) -> None:
-    """Raises KeyError or ValueError where parameter groups lack a key of the fresh optimizer's, or differ in types."""
+    """Raises KeyError or ValueError where parameter groups lack a key of the fresh optimizer's, or differ in types.
+
+    Raises KitError where they have other parameters, or the same ones in another order.
+    """
     if len(saved) != len(fresh):
         raise ValueError(f"the optimizer has {len(saved)} groups there and {len(fresh)} in the experiment")
     for there, here in zip(saved, fresh, strict=True):
         for key, value in here.items():
             if value is not None and there[key] is not None and not have_same_type(there[key], value):
                 raise ValueError(f"the optimizer's {key} is a {type(there[key]).__name__}")
+        for then, now in zip_longest(there.get("names") or (), here.get("names") or ()):
+            if then != now:  # their state is restored by place, and may fit in shape
+                reason = f"the optimizer has {now} where it had {then} when the checkpoint was saved"
+                remedy = "use the version of its plugin that the run was made with"
+                raise KitError(f"{reason}, so that one would get the state of the other; {remedy}")
 
 
 def check_tensors(state: Mapping[str, Any], fresh: Sequence[Mapping[str, Any]]) -> None:

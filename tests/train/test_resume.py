@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -16,6 +17,7 @@ import pytest
 import torch
 
 from nanogpt_kit.checkpoint import store
+from nanogpt_kit.components.optimizer.adamw import AdamW
 from nanogpt_kit.core.errors import Busy, KitError, RunFailed
 from nanogpt_kit.core.experiment import Experiment
 from nanogpt_kit.runs.find import find_run
@@ -382,6 +384,22 @@ def test_a_callback_resumes_with_its_state(tiny: Path) -> None:
     folder = session.run(Experiment.load(tiny, options))
     session.run(Experiment.load(tiny, [*options, "train.steps=27"]), resume=str(folder))
     assert (folder.path / "counted").read_text() == "27"
+
+
+def test_an_optimizer_that_orders_its_parameters_otherwise_is_refused_on_resume(
+    tiny: Path, killed: RunFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    build = AdamW.build
+
+    def build_backwards(self: AdamW, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
+        return build(self, [{**group, **{key: group[key][::-1] for key in ("params", "names")}} for group in groups])
+
+    monkeypatch.setattr(AdamW, "build", build_backwards)
+    with pytest.raises(KitError) as refused:
+        session.run(Experiment.load(tiny, ["callback=[]"]), resume="")
+    last = r"the optimizer has \S+ where it had wte.weight when the checkpoint was saved, so that one would get"
+    assert re.search(last, str(refused.value))
+    assert "use the version of its plugin that the run was made with" in str(refused.value)
 
 
 def test_a_local_callback_may_join_on_resume(tiny: Path, killed: RunFolder) -> None:
