@@ -14,7 +14,7 @@ import pytest
 from nanogpt_kit.runs.find import find_run
 from nanogpt_kit.system.json_files import read_json
 
-LION = Path(__file__).parents[2] / "plugins" / "nanogpt-kit-lion"
+LION = Path(__file__).parents[2] / "plugins" / "nanogpt-kit-optimizers"
 
 BROKEN = """\
 [build-system]
@@ -58,14 +58,14 @@ def kit(*words: object) -> subprocess.CompletedProcess[str]:
 def test_installed_plugins_work_and_a_broken_one_breaks_only_who_names_it(tiny: Path, installed: Path) -> None:
     listed = kit("plugins", "list")
     assert listed.returncode == 0
-    assert "lion                nanogpt-kit-lion 0.1.0" in listed.stdout
+    assert "lion                nanogpt-kit-optimizers 0.1.0" in listed.stdout
     assert "brokennorm          broken-plugin 0.3" in listed.stdout
 
     done = kit("run", tiny, "optimizer={use='lion', lr=1e-3, weight_decay=0.3}", "train.steps=3")
     assert done.returncode == 0, done.stderr
     origin = read_json(find_run("tiny").folder.path / "provenance.json")
-    assert origin["components"]["optimizer"] == "nanogpt-kit-lion/lion"
-    assert origin["distributions"]["nanogpt-kit-lion"] == "0.1.0"
+    assert origin["components"]["optimizer"] == "nanogpt-kit-optimizers/lion"
+    assert origin["distributions"]["nanogpt-kit-optimizers"] == "0.1.0"
 
     refused = kit("run", tiny, "model.norm=brokennorm")
     assert refused.returncode == 2
@@ -100,12 +100,12 @@ def test_a_run_of_lion_after_its_wheel_was_upgraded_and_uninstalled(
     assert kit("sample", run, "--prompt=1", "--max-new-tokens=2").returncode == 0
     refused = kit("run", run, "--extend=2")
     assert refused.returncode == 2
-    assert "made with nanogpt-kit-lion 0.1.0, and 0.2.0 is installed" in refused.stderr
+    assert "made with nanogpt-kit-optimizers 0.1.0, and 0.2.0 is installed" in refused.stderr
     continued = kit("run", run, "--extend=2", "--accept-versions", "--json")
     assert continued.returncode == 0, continued.stderr
     assert json.loads(continued.stdout)["step"] == 5
-    assert "made with nanogpt-kit-lion 0.1.0, and 0.2.0 is installed" in continued.stderr
-    assert read_json(run.path / "provenance.json")["distributions"]["nanogpt-kit-lion"] == "0.2.0"
+    assert "made with nanogpt-kit-optimizers 0.1.0, and 0.2.0 is installed" in continued.stderr
+    assert read_json(run.path / "provenance.json")["distributions"]["nanogpt-kit-optimizers"] == "0.2.0"
 
     shutil.rmtree(site)
     site.mkdir()
@@ -116,6 +116,6 @@ def test_a_run_of_lion_after_its_wheel_was_upgraded_and_uninstalled(
     refused = kit("run", run, "--extend=2", "--json")
     assert (refused.returncode, refused.stdout) == (2, "")
     assert (
-        "optimizer.use: made with nanogpt-kit-lion 0.2.0, which is not installed: pip install nanogpt-kit-lion==0.2.0"
+        "optimizer.use: made with nanogpt-kit-optimizers 0.2.0, which is not installed: pip install nanogpt-kit-optimizers==0.2.0"
         in refused.stderr
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import torch
-from nanogpt_kit_lion import Lion
+from nanogpt_kit_optimizers.lion import Lion
 
 from nanogpt_kit.testing.optimizer import OptimizerConformance
 

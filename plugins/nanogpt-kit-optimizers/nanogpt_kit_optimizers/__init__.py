@@ -1,0 +1,1 @@
+"""Optimizers for nanogpt-kit, one in each module."""
