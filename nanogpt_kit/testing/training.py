@@ -18,7 +18,7 @@ callback = []
 
 [dataset]
 use = "text"
-source = "text.txt"
+source = "{text}"
 
 [model]
 use = "gpt"
@@ -59,10 +59,11 @@ def train_briefly(folder: Path, *overrides: str, experiment: Path | None = None,
     losses are finite.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "text.txt").write_text(TEXT, encoding="utf-8")
+    text = folder / "text.txt"
+    text.write_text(TEXT, encoding="utf-8")
     if experiment is None:
         experiment = folder / "tiny.toml"
-        experiment.write_text(TINY, encoding="utf-8")
+        experiment.write_text(TINY.format(text=text.as_posix()), encoding="utf-8")
     if files:
         overrides = (f"components={[str(path.resolve()) for path in files]}", *overrides)
     with pytest.MonkeyPatch.context() as patch:
