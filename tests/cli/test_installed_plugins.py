@@ -117,6 +117,5 @@ def test_a_run_of_lion_after_its_wheel_was_upgraded_and_uninstalled(
     assert (refused.returncode, refused.stdout) == (2, "")
     assert (
         "optimizer.use: made with nanogpt-kit-optimizers 0.2.0, which is not installed: "
-        "pip install nanogpt-kit-optimizers==0.2.0"
-        in refused.stderr
+        "pip install nanogpt-kit-optimizers==0.2.0" in refused.stderr
     )
