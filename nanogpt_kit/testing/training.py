@@ -14,10 +14,9 @@ from torch import Tensor
 
 from nanogpt_kit.checkpoint import store
 from nanogpt_kit.core.experiment import Experiment
-from nanogpt_kit.runs.find import find_run
 from nanogpt_kit.runs.metrics import read_metrics
 from nanogpt_kit.testing.ranks import run_on_ranks
-from nanogpt_kit.train.run import Run, run
+from nanogpt_kit.train.run import Run, open_run, run
 
 LAST, RESUMED = 5, 3  # steps of the tiny training, and the step of the checkpoint that it is resumed from
 TINY = f"""\
@@ -65,42 +64,42 @@ OWN_FOLDERS = {
     "XDG_STATE_HOME": "state",
 }
 TEXT = "".join(f"{n} times {n + 7} is {n * (n + 7)}.\n" for n in range(300))
-SHRUNKEN_MODEL = {"n_layer": 2, "n_head": 2, "n_embd": 16, "block_size": 16}  # where it has these options
-SHRUNKEN = (
-    *("train.steps=2", "train.batch_tokens=64", "train.micro_batch_size=1", "train.log_every_steps=1"),
-    *("evaluate.every_steps=2", "sample.max_new_tokens=4"),
+# Of an experiment that is not the tiny one: the sizes of its model, where it has these options, and its steps
+SMALL_MODEL = {"n_layer": 2, "n_head": 2, "n_embd": 16, "block_size": 16}
+BRIEF = (
+    *(f"train.steps={LAST}", "train.batch_tokens=64", "train.micro_batch_size=auto", "train.log_every_steps=1"),
+    *("train.precision=fp32", f"evaluate.every_steps={LAST}", f"checkpoint.every_steps={RESUMED}"),
+    *("checkpoint.keep_last=2", "sample.max_new_tokens=8"),
 )
+OF_THE_KIT = "nanogpt_kit."  # modules of built-in components
 
 
 def train_briefly(
     folder: Path, *overrides: str, experiment: Path | None = None, files: Sequence[Path] = (), ranks: int = 1
 ) -> Run:
-    """Trains for five steps in `folder`, and returns the finished run.
+    """Trains a tiny model for five steps in `folder`, and returns the finished run.
 
     `overrides` are written as on the command line: "optimizer.use=lion". `experiment` is an experiment file that takes
-    the place of the tiny one, `files` are local component files, `ranks` the number of processes, which are forked and
-    use ddp unless `overrides` choose another `parallel`. Nothing is written outside `folder`. Asserts that all losses
-    are finite.
+    the place of the tiny one, with a model, steps and batches as small, and a little text in place of a built-in
+    dataset. `files` are local component files, `ranks` the number of processes, which are forked. Nothing is written
+    outside `folder`. Asserts that all losses are finite.
     """
-    file, chosen = experiment or tiny_experiment(folder), with_components(files, overrides)
-    if ranks > 1:
-        chosen = ["parallel.use=ddp", *chosen]
 
     def train(rank: int) -> str:
-        return str(run(Experiment.load(file, chosen, trust_code=True)).path)
+        return str(run(brief_experiment(folder, overrides, experiment, files, ranks)).path)
 
     with own_folders(folder):
-        finished = Run(find_run(run_on_ranks(ranks, train, joined=False)[0] if ranks > 1 else train(0)).folder)
-    finished.trust_code = True
+        path = train(0) if ranks == 1 else run_on_ranks(ranks, train, joined=False)[0]
+        finished = open_run(path, trust_code=True)
     check_losses(finished)
     return finished
 
 
 def resume_briefly(folder: Path, *overrides: str, experiment: Path | None = None, files: Sequence[Path] = ()) -> Run:
-    """As `train_briefly`, then once more from the checkpoint before the last, as after a kill.
+    """As `train_briefly`, and then the last steps again, from the checkpoint of step 3, as after a kill.
 
     Asserts that the resumed run has bit for bit the losses, weights and state of the optimizer that it had before, and
-    returns it. Such a checkpoint is that of step 3; with an `experiment` it is the author's to have one.
+    returns it.
     """
     finished = train_briefly(folder, *overrides, experiment=experiment, files=files)
     expected, steps = results_of(finished), finished.folder.checkpoint_steps()
@@ -108,9 +107,7 @@ def resume_briefly(folder: Path, *overrides: str, experiment: Path | None = None
     store.delete_checkpoint(finished.folder.checkpoint(steps[-1]))
     finished.folder.set_status("interrupted", step=steps[-2])
     with own_folders(folder):
-        file = experiment or tiny_experiment(folder)
-        loaded = Experiment.load(file, with_components(files, overrides), trust_code=True)
-        resumed = run(loaded, resume=finished, trust_code=True)
+        resumed = run(brief_experiment(folder, overrides, experiment, files), resume=finished, trust_code=True)
     difference = first_difference(results_of(resumed), expected)
     assert difference is None, (
         f"resumed from step {steps[-2]}, {difference} is another than in the run that was not stopped: keep what later "
@@ -119,32 +116,24 @@ def resume_briefly(folder: Path, *overrides: str, experiment: Path | None = None
     return resumed
 
 
-def train_shrunken(folder: Path, experiment: Path, *overrides: str, files: Sequence[Path] = ()) -> Run:
-    """Takes two steps of an experiment file with a tiny model, and returns the run. `overrides` come last.
-
-    A little text takes the place of its dataset, unless an override names the dataset: "dataset.use=python_stdlib".
-    """
-    text = tiny_experiment(folder).with_name("text.txt")
-    dataset = [f'dataset={{ use = "text", source = "{text.as_posix()}" }}']
-    if any(word.startswith("dataset") for word in overrides):
-        dataset = []
-    with own_folders(folder):
-        model = type(Experiment.load(experiment, with_components(files, overrides), trust_code=True).model)
-    sizes = [f"model.{name}={value}" for name, value in SHRUNKEN_MODEL.items() if name in model.model_fields]
-    return train_briefly(folder, *dataset, *sizes, *SHRUNKEN, *overrides, experiment=experiment, files=files)
-
-
-def tiny_experiment(folder: Path) -> Path:
-    """Writes the tiny experiment and its text."""
+def brief_experiment(
+    folder: Path, overrides: Sequence[str], experiment: Path | None, files: Sequence[Path] = (), ranks: int = 1
+) -> Experiment:
+    """The tiny experiment, or another one made as small."""
     folder.mkdir(parents=True, exist_ok=True)
-    file, text = folder / "tiny.toml", folder / "text.txt"
+    text = folder / "text.txt"
     text.write_text(TEXT, encoding="utf-8")
-    file.write_text(TINY.format(text=text.as_posix()), encoding="utf-8")
-    return file
-
-
-def with_components(files: Sequence[Path], overrides: Sequence[str]) -> list[str]:
-    return [*([f"components={[str(path.resolve()) for path in files]}"] if files else []), *overrides]
+    chosen = [*([f"components={[str(path.resolve()) for path in files]}"] if files else []), *overrides]
+    if experiment is None:
+        experiment = folder / "tiny.toml"
+        experiment.write_text(TINY.format(text=text.as_posix()), encoding="utf-8")
+    else:
+        whole = Experiment.load(experiment, chosen, trust_code=True, n_processes=ranks)
+        sizes = [f"model.{name}={n}" for name, n in SMALL_MODEL.items() if name in type(whole.model).model_fields]
+        if type(whole.dataset).__module__.startswith(OF_THE_KIT):
+            sizes.append(f'dataset={{ use = "text", source = "{text.as_posix()}" }}')
+        chosen = [*sizes, *BRIEF, *chosen]
+    return Experiment.load(experiment, chosen, trust_code=True, n_processes=ranks)
 
 
 @contextmanager
