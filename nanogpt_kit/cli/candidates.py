@@ -14,7 +14,7 @@ import click
 from click.shell_completion import CompletionItem
 
 from nanogpt_kit.core.errors import KitError
-from nanogpt_kit.core.registry import Registry
+from nanogpt_kit.core.registry import KIT_DISTRIBUTION, Registry
 from nanogpt_kit.core.shipped import SUFFIX, local_experiments, read_header, shipped_experiments
 
 PATH_STARTS = ("/", ".", "~", "$")  # of words that are paths and not names
@@ -166,6 +166,12 @@ def component_candidates(ctx: click.Context, param: click.Parameter, incomplete:
     qualified = ":" in incomplete
     entries = Registry.installed().entries
     return items_of((f"{entry.kind}:{entry.name}" if qualified else entry.name, entry.kind) for entry in entries)
+
+
+def kind_candidates(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    return items_of(
+        (entry.kind, "") for entry in Registry.installed().entries if entry.distribution == KIT_DISTRIBUTION
+    )
 
 
 def callback_candidates(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:

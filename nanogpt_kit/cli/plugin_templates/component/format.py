@@ -12,7 +12,7 @@ import numpy as np
 from nanogpt_kit.api import ExportedModel, Field, Format
 
 
-class NumPyArchive(Format):
+class NumpyArchive(Format):
     dtype: Literal["float32", "float16"] = Field("float32", description="type of the weights in the archive")
 
     def write(self, folder: Path, exported: ExportedModel) -> None:

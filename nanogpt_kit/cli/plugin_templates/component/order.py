@@ -1,7 +1,7 @@
-"""Each window once in an epoch, with a constant stride, so that any few consecutive steps cover the whole text evenly.
+"""Each window once in an epoch, with a constant stride, so that a few steps cover the whole text evenly.
 
-Change how `starts` follows from the number of a window: a pure function, so that a resumed run needs no state. Source:
-Weyl 1916, "Über die Gleichverteilung von Zahlen mod. Eins"; the golden ratio spreads most evenly.
+Change how `starts` follows from the index of a window among all: a pure function, so that a resumed run needs no state.
+Source: Weyl 1916, "Über die Gleichverteilung von Zahlen mod. Eins"; the golden ratio spreads most evenly.
 """
 
 import math
