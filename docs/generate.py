@@ -9,11 +9,15 @@ import importlib
 import inspect
 import json
 import re
+import sys
 import typing
 from collections.abc import Callable
 from pathlib import Path
 
 from click.testing import CliRunner
+
+sys.path.append(str(Path(__file__).parent))
+from kind_blocks import example_block, interface_block, suite_block
 
 from nanogpt_kit import api
 from nanogpt_kit.cli import main as command_line
@@ -151,6 +155,9 @@ BLOCKS: dict[str, Callable[[str], str]] = {
     "hooks": hooks_block,
     "help": help_block,
     "experiments": experiments_block,
+    "example": example_block,
+    "suite": suite_block,
+    "interface": interface_block,
 }
 
 

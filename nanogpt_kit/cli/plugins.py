@@ -6,7 +6,7 @@ import click
 
 from nanogpt_kit.cli.candidates import component_candidates
 from nanogpt_kit.cli.json_output import json_option, print_json
-from nanogpt_kit.cli.new_plugin import new_plugin
+from nanogpt_kit.cli.plugins_new import plugins_new
 from nanogpt_kit.cli.top_help import SubcommandHelp
 from nanogpt_kit.core.errors import KitError, did_you_mean, printable
 from nanogpt_kit.core.registry import Registry
@@ -47,4 +47,4 @@ def show_component(name: str, as_json: bool) -> None:
     click.echo(printable("\n\n".join(map(component_text, components))))
 
 
-plugins.add_command(new_plugin)
+plugins.add_command(plugins_new)

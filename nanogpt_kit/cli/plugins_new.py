@@ -47,7 +47,7 @@ TESTS = re.compile(r"test(_.*)?|.*_test")  # files that pytest would take for te
     shell_complete=folder_candidates,
     help="Existing folder to write to; default: the current one.",
 )
-def new_plugin(name: str, kind: str, local: bool, output: str) -> None:
+def plugins_new(name: str, kind: str, local: bool, output: str) -> None:
     """Write a working component NAME to edit, with tests and an experiment that uses it.
 
     It is a package that can be published; with --local it is one Python file. Nothing is overwritten.
