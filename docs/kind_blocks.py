@@ -21,7 +21,7 @@ def example_block(kind: str) -> str:
     template = PluginTemplate.of_kind(kind)
     name = template.names.component
     files = local_files(template)
-    use = template.experiment.partition("\n\n")[2].partition("[train]")[0].strip()
+    use = template.experiment.partition("\n\n")[2].strip()
     toml = f'components = ["{name}.py"]\n\n{use}'
     chosen = (
         f"An experiment chooses it:\n\n```toml\n{toml}\n```"

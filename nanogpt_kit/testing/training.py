@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -82,7 +81,7 @@ def train_briefly(
     `overrides` are written as on the command line: "optimizer.use=lion". `experiment` is an experiment file that takes
     the place of the tiny one, with a model, steps and batches as small, and a little text in place of a built-in
     dataset. `files` are local component files, `ranks` the number of processes, which are forked. Nothing is written
-    outside `folder`. Asserts that all losses are finite.
+    outside `folder`. Raises KitError for a mistake, RunFailed where a loss is not finite.
     """
 
     def train(rank: int) -> str:
@@ -90,9 +89,7 @@ def train_briefly(
 
     with own_folders(folder):
         path = train(0) if ranks == 1 else run_on_ranks(ranks, train, joined=False)[0]
-        finished = open_run(path, trust_code=True)
-    check_losses(finished)
-    return finished
+        return open_run(path, trust_code=True)
 
 
 def resume_briefly(folder: Path, *overrides: str, experiment: Path | None = None, files: Sequence[Path] = ()) -> Run:
@@ -143,12 +140,6 @@ def own_folders(folder: Path) -> Iterator[None]:
         for variable, name in OWN_FOLDERS.items():
             patch.setenv(variable, str(folder / name))
         yield
-
-
-def check_losses(finished: Run) -> None:
-    losses = [line["train/loss"] for line in read_metrics(finished.folder.metrics) if "train/loss" in line]
-    assert losses, "no step was logged: set train.log_every_steps=1"
-    assert all(map(math.isfinite, losses)), f"the training losses are not finite: {losses}"
 
 
 def results_of(finished: Run) -> dict[str, Any]:
