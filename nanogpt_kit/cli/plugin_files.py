@@ -144,11 +144,9 @@ def summary(template: PluginTemplate) -> str:
 
 
 def toml_of_use(template: PluginTemplate) -> str:
-    """The tables of the experiment that choose the component, without those of the training."""
-    _, _, tables = template.experiment.partition("\n\n")
-    return (
-        tables.partition("[train]")[0].strip() or "# nanogpt-kit export RUN FOLDER --format " + template.names.component
-    )
+    """The table of the experiment that chooses the component; none names a format."""
+    _, _, table = template.experiment.partition("\n\n")
+    return table.strip() or f"# nanogpt-kit export RUN FOLDER --format {template.names.component}"
 
 
 def requirement() -> str:
