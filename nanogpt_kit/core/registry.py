@@ -80,9 +80,9 @@ class Entry:
             ) from error
         if unmet:
             warn_once(unmet)
-        return self._checked(loaded, base)
+        return self.checked(loaded, base)
 
-    def _checked(self, loaded: object, base: type[C]) -> type[C]:
+    def checked(self, loaded: object, base: type[C]) -> type[C]:
         if not (isinstance(loaded, type) and issubclass(loaded, base)):
             raise KitError(
                 f"{self.qualified} ({self.target}) is not a {self.kind}: it does not derive from api.{base.__name__}"
@@ -102,7 +102,7 @@ class LocalEntry(Entry):
     component: type[Any]
 
     def load(self, base: type[C]) -> type[C]:
-        return self._checked(self.component, base)
+        return self.checked(self.component, base)
 
 
 class Registry:

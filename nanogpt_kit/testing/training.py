@@ -3,22 +3,31 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
+from torch import Tensor
 
+from nanogpt_kit.checkpoint import store
 from nanogpt_kit.core.experiment import Experiment
+from nanogpt_kit.runs.find import find_run
+from nanogpt_kit.runs.metrics import read_metrics
+from nanogpt_kit.testing.ranks import run_on_ranks
 from nanogpt_kit.train.run import Run, run
 
-TINY = """\
+LAST, RESUMED = 5, 3  # steps of the tiny training, and the step of the checkpoint that it is resumed from
+TINY = f"""\
 name = "tiny"
 tokenizer = "byte"
 callback = []
 
 [dataset]
 use = "text"
-source = "{text}"
+source = "{{text}}"
 
 [model]
 use = "gpt"
@@ -35,42 +44,153 @@ lr = 1e-2
 use = "constant"
 
 [train]
-steps = 5
+steps = {LAST}
 batch_tokens = 64
 log_every_steps = 1
+precision = "fp32"
 
 [evaluate]
-every_steps = 5
+every_steps = {LAST}
 
 [checkpoint]
-every_steps = 3
+every_steps = {RESUMED}
 
 [sample]
 max_new_tokens = 8
 """
+OWN_FOLDERS = {
+    "NANOGPT_KIT_RUNS": "runs",
+    "NANOGPT_KIT_DATA": "data",
+    "XDG_CACHE_HOME": "cache",
+    "XDG_STATE_HOME": "state",
+}
 TEXT = "".join(f"{n} times {n + 7} is {n * (n + 7)}.\n" for n in range(300))
+SHRUNKEN_MODEL = {"n_layer": 2, "n_head": 2, "n_embd": 16, "block_size": 16}  # where it has these options
+SHRUNKEN = (
+    *("train.steps=2", "train.batch_tokens=64", "train.micro_batch_size=1", "train.log_every_steps=1"),
+    *("evaluate.every_steps=2", "sample.max_new_tokens=4"),
+)
 
 
-def train_briefly(folder: Path, *overrides: str, experiment: Path | None = None, files: Sequence[Path] = ()) -> Run:
+def train_briefly(
+    folder: Path, *overrides: str, experiment: Path | None = None, files: Sequence[Path] = (), ranks: int = 1
+) -> Run:
     """Trains for five steps in `folder`, and returns the finished run.
 
     `overrides` are written as on the command line: "optimizer.use=lion". `experiment` is an experiment file that takes
-    the place of the tiny one, `files` are local component files. Nothing is written outside `folder`. Asserts that all
-    losses are finite.
+    the place of the tiny one, `files` are local component files, `ranks` the number of processes, which are forked and
+    use ddp unless `overrides` choose another `parallel`. Nothing is written outside `folder`. Asserts that all losses
+    are finite.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    text = folder / "text.txt"
-    text.write_text(TEXT, encoding="utf-8")
-    if experiment is None:
-        experiment = folder / "tiny.toml"
-        experiment.write_text(TINY.format(text=text.as_posix()), encoding="utf-8")
-    if files:
-        overrides = (f"components={[str(path.resolve()) for path in files]}", *overrides)
-    with pytest.MonkeyPatch.context() as patch:
-        for variable, name in {"RUNS": "runs", "DATA": "data"}.items():
-            patch.setenv(f"NANOGPT_KIT_{variable}", str(folder / name))
-        finished = run(Experiment.load(experiment, list(overrides), trust_code=True))
-    losses = finished.metrics()["train/loss"].dropna()
-    assert len(losses) > 0
-    assert all(map(math.isfinite, losses)), f"the training losses are not finite: {list(losses)}"
+    file, chosen = experiment or tiny_experiment(folder), with_components(files, overrides)
+    if ranks > 1:
+        chosen = ["parallel.use=ddp", *chosen]
+
+    def train(rank: int) -> str:
+        return str(run(Experiment.load(file, chosen, trust_code=True)).path)
+
+    with own_folders(folder):
+        finished = Run(find_run(run_on_ranks(ranks, train, joined=False)[0] if ranks > 1 else train(0)).folder)
+    finished.trust_code = True
+    check_losses(finished)
     return finished
+
+
+def resume_briefly(folder: Path, *overrides: str, experiment: Path | None = None, files: Sequence[Path] = ()) -> Run:
+    """As `train_briefly`, then once more from the checkpoint before the last, as after a kill.
+
+    Asserts that the resumed run has bit for bit the losses, weights and state of the optimizer that it had before, and
+    returns it. Such a checkpoint is that of step 3; with an `experiment` it is the author's to have one.
+    """
+    finished = train_briefly(folder, *overrides, experiment=experiment, files=files)
+    expected, steps = results_of(finished), finished.folder.checkpoint_steps()
+    assert len(steps) > 1, f"there is one checkpoint, at step {steps[0]}: set checkpoint.every_steps below train.steps"
+    store.delete_checkpoint(finished.folder.checkpoint(steps[-1]))
+    finished.folder.set_status("interrupted", step=steps[-2])
+    with own_folders(folder):
+        file = experiment or tiny_experiment(folder)
+        loaded = Experiment.load(file, with_components(files, overrides), trust_code=True)
+        resumed = run(loaded, resume=finished, trust_code=True)
+    difference = first_difference(results_of(resumed), expected)
+    assert difference is None, (
+        f"resumed from step {steps[-2]}, {difference} is another than in the run that was not stopped: keep what later "
+        "steps depend on in parameters, in the state of the optimizer, or in state_dict of a callback"
+    )
+    return resumed
+
+
+def train_shrunken(folder: Path, experiment: Path, *overrides: str, files: Sequence[Path] = ()) -> Run:
+    """Takes two steps of an experiment file with a tiny model, and returns the run. `overrides` come last.
+
+    A little text takes the place of its dataset, unless an override names the dataset: "dataset.use=python_stdlib".
+    """
+    text = tiny_experiment(folder).with_name("text.txt")
+    dataset = [f'dataset={{ use = "text", source = "{text.as_posix()}" }}']
+    if any(word.startswith("dataset") for word in overrides):
+        dataset = []
+    with own_folders(folder):
+        model = type(Experiment.load(experiment, with_components(files, overrides), trust_code=True).model)
+    sizes = [f"model.{name}={value}" for name, value in SHRUNKEN_MODEL.items() if name in model.model_fields]
+    return train_briefly(folder, *dataset, *sizes, *SHRUNKEN, *overrides, experiment=experiment, files=files)
+
+
+def tiny_experiment(folder: Path) -> Path:
+    """Writes the tiny experiment and its text."""
+    folder.mkdir(parents=True, exist_ok=True)
+    file, text = folder / "tiny.toml", folder / "text.txt"
+    text.write_text(TEXT, encoding="utf-8")
+    file.write_text(TINY.format(text=text.as_posix()), encoding="utf-8")
+    return file
+
+
+def with_components(files: Sequence[Path], overrides: Sequence[str]) -> list[str]:
+    return [*([f"components={[str(path.resolve()) for path in files]}"] if files else []), *overrides]
+
+
+@contextmanager
+def own_folders(folder: Path) -> Iterator[None]:
+    """While entered, runs, prepared data, caches and consents are those of `folder`."""
+    with pytest.MonkeyPatch.context() as patch:
+        for variable, name in OWN_FOLDERS.items():
+            patch.setenv(variable, str(folder / name))
+        yield
+
+
+def check_losses(finished: Run) -> None:
+    losses = [line["train/loss"] for line in read_metrics(finished.folder.metrics) if "train/loss" in line]
+    assert losses, "no step was logged: set train.log_every_steps=1"
+    assert all(map(math.isfinite, losses)), f"the training losses are not finite: {losses}"
+
+
+def results_of(finished: Run) -> dict[str, Any]:
+    """What a run has computed, by name."""
+    checkpoint = store.newest_whole_checkpoint(finished.folder.checkpoints)
+    assert checkpoint is not None
+    losses = {
+        f"{name} of step {line['step']}": line[name]
+        for line in read_metrics(finished.folder.metrics)
+        for name in ("train/loss", "val/loss")
+        if name in line
+    }
+    training = store.load_training(checkpoint)
+    state = {f"the optimizer's {name}": value for name, value in named_values(training["optimizer"])}
+    return losses | store.read_weights(checkpoint) | state
+
+
+def named_values(value: Any, name: str = "state") -> Iterator[tuple[str, Any]]:
+    """The tensors and plain values of a nested state, with their places in it."""
+    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list | tuple) else None
+    if items is None:
+        yield name, value
+        return
+    for key, inner in items:
+        yield from named_values(inner, f"{name}.{key}")
+
+
+def first_difference(found: dict[str, Any], expected: dict[str, Any]) -> str | None:
+    """The name of the first value that differs; None where all are the same, bit for bit."""
+    for name in dict.fromkeys([*expected, *found]):
+        one, other = found.get(name), expected.get(name)
+        if not (torch.equal(one, other) if isinstance(one, Tensor) and isinstance(other, Tensor) else one == other):
+            return name
+    return None
