@@ -6,6 +6,7 @@ import click
 
 from nanogpt_kit.cli.candidates import component_candidates
 from nanogpt_kit.cli.json_output import json_option, print_json
+from nanogpt_kit.cli.plugins_test import plugins_test
 from nanogpt_kit.cli.top_help import SubcommandHelp
 from nanogpt_kit.core.errors import KitError, did_you_mean, printable
 from nanogpt_kit.core.registry import Registry
@@ -32,7 +33,7 @@ def list_plugins(as_json: bool) -> None:
 @click.argument("name", shell_complete=component_candidates)
 @json_option("Print a JSON list.")
 def show_component(name: str, as_json: bool) -> None:
-    """Show the options of component NAME, as in gpt, norm:layernorm or some-distribution/lion."""
+    """Show the options of component NAME, as in gpt, norm:layernorm or some-distribution/my_norm."""
     from nanogpt_kit.cli.option_text import component_record, component_text
     from nanogpt_kit.core.lookup import find_components
 
@@ -44,3 +45,6 @@ def show_component(name: str, as_json: bool) -> None:
         print_json([component_record(found) for found in components])
         return
     click.echo(printable("\n\n".join(map(component_text, components))))
+
+
+plugins.add_command(plugins_test)

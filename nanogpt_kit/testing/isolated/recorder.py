@@ -29,10 +29,10 @@ class Recorder:
             file.write(json.dumps({"event": event, **values}) + "\n")
 
     def pytest_collection_finish(self, session: pytest.Session) -> None:
-        suites = dict.fromkeys(getattr(item, "cls", None) for item in session.items)
-        for suite in suites:
+        classes = {item.parent.nodeid: getattr(item, "cls", None) for item in session.items if item.parent}
+        for name, suite in classes.items():
             if isinstance(suite, type) and issubclass(suite, ComponentConformance) and hasattr(suite, "component"):
-                self.write("suite", name=suite.__qualname__, **described_suite(suite))
+                self.write("suite", name=name, **described_suite(suite))
 
     def pytest_runtest_logstart(self, nodeid: str) -> None:
         self.write("started", test=nodeid)
