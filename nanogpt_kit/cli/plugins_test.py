@@ -68,7 +68,7 @@ def plugins_test(
         print_json({**record, "outcomes": [outcome.record() for outcome in outcomes]})
     if any(outcome.failures for outcome in outcomes):
         return FAILED
-    return MISTAKE if any(outcome.missing for outcome in outcomes) else DONE
+    return MISTAKE if any(outcome.untested for outcome in outcomes) else DONE
 
 
 def options_by_component(target: Target, words: tuple[str, ...]) -> dict[str, dict[str, Any]]:
@@ -95,10 +95,12 @@ def outcome_text(outcome: Outcome) -> str:
     if outcome.failures:
         counts = f"{len(outcome.failures)} failed, {counts}"
     lines = [f"  {outcome.label:24} {counts}"]
+    by_message: dict[str, list[str]] = {}
     for failure in outcome.failures:
-        lines.append(f"    {': '.join(part for part in (failure.test, failure.message) if part)}")
-    if outcome.missing:
-        names = ", ".join(outcome.missing)
-        remedy = " ".join(f"{outcome.label}.{name}=VALUE" for name in outcome.missing)
-        lines.append(f"    not tested: {names} is required and has no default: add {remedy}")
+        by_message.setdefault(failure.message, []).append(failure.test)
+    for message, tests in by_message.items():
+        others = f" (and {len(tests) - 1} other tests)" if len(tests) > 1 else ""
+        lines.append(f"    {f'{tests[0]}{others}: ' if tests[0] else ''}{message}")
+    if outcome.untested:
+        lines.append(f"    not tested: {outcome.untested}")
     return "\n".join(lines)

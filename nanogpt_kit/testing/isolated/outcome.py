@@ -29,7 +29,7 @@ class Outcome:
     passed: int = 0
     skipped: int = 0
     failures: list[FailedTest] = field(default_factory=list)
-    missing: tuple[str, ...] = ()  # required options without a value
+    untested: str = ""  # why it could not be tested, where the user can change that
 
     def add(self, test: str, outcome: str, message: str) -> None:
         if outcome == "failed":
@@ -47,10 +47,10 @@ class Outcome:
 
     def record(self) -> dict[str, Any]:
         """As JSON."""
-        state = "failed" if self.failures else "untested" if self.missing else "passed"
+        state = "failed" if self.failures else "untested" if self.untested else "passed"
         failures = [vars(failure) for failure in self.failures]
         counts = {"passed": self.passed, "failed": len(failures), "skipped": self.skipped}
-        return {"label": self.label, "state": state, **counts, "failures": failures, "missing": list(self.missing)}
+        return {"label": self.label, "state": state, **counts, "failures": failures, "untested": self.untested}
 
 
 @dataclass(frozen=True)
@@ -95,4 +95,5 @@ class Events:
         has_failures = any(line["outcome"] == "failed" for line in self.of("finished"))
         if not test and (ended.code in (0, NO_TESTS) or (ended.code > 0 and has_failures)):
             return None
-        return FailedTest(test, f"{subject}{end_text(ended.code)}: {ended.last_line or 'nothing was printed'}")
+        last = f": {ended.last_line}" if ended.last_line and ended.code > 0 else ""  # after a signal a trace of C
+        return FailedTest(test, f"{subject}{end_text(ended.code)}{last}")

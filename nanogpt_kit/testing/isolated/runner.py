@@ -100,7 +100,12 @@ class TargetRunner:
             outcome.add(test, state, message)
         for line in events.of("refused"):
             outcome.failures.append(FailedTest("", line["message"]))
-        outcome.missing = next((tuple(line["options"]) for line in events.of("missing")), ())
+        for line in events.of("options"):
+            if line["missing"] or component.label in self.options:
+                remedy = " ".join(f"{outcome.label}.{option}=VALUE" for option in line["missing"])
+                outcome.untested = f"{line['message']}{f': add {remedy}' if remedy else ''}"
+            else:
+                outcome.failures.append(FailedTest("", f"its defaults: {line['message']}"))
         if failure := events.end_of(ended, self.seconds):
             outcome.failures.append(failure)
         return outcome

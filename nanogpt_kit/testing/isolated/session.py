@@ -14,7 +14,7 @@ import pytest
 
 from nanogpt_kit.core.errors import KitError
 from nanogpt_kit.testing.isolated.recorder import Recorder
-from nanogpt_kit.testing.isolated.tested_component import MissingOptions, TestedComponent
+from nanogpt_kit.testing.isolated.tested_component import TestedComponent, WrongOptions
 
 QUIET = ["-q", "-p", "no:cacheprovider"]
 OPTIONS = "[pytest]\nmarkers = slow: takes minutes\n"
@@ -37,8 +37,8 @@ def run_component(recorder: Recorder) -> int:
         cls = tested.load()
         recorder.write("loaded", kind=cls.kind)
         tested.create(cls)
-    except MissingOptions as error:
-        recorder.write("missing", options=error.names)
+    except WrongOptions as error:
+        recorder.write("options", message=str(error), missing=error.missing)
         return 0
     except KitError as error:
         recorder.write("refused", message=str(error))

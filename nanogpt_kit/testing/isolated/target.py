@@ -13,13 +13,13 @@ from nanogpt_kit.core.errors import Fault, KitError, did_you_mean
 from nanogpt_kit.core.registry import (
     GROUP,
     LOCAL,
+    VERB,
     Registry,
     consent_fault,
     has_consent,
     read_component_file,
 )
 
-VERB_GROUP = f"{GROUP}verb"
 CONFORMANCE = "conformance"  # the module of a package that has the suites of its components
 
 
@@ -106,9 +106,9 @@ def target_of_distribution(text: str, distribution: metadata.Distribution) -> Ta
     components = tuple(
         Declared(group.removeprefix(GROUP), name, value)
         for group, name, value in points
-        if group.startswith(GROUP) and group != VERB_GROUP
+        if group.startswith(GROUP) and group != GROUP + VERB
     )
-    verbs = tuple(name for group, name, _ in points if group == VERB_GROUP)
+    verbs = tuple(name for group, name, _ in points if group == GROUP + VERB)
     if not components and not verbs:
         raise KitError(
             f"{text} declares nothing: it has no entry point in a group {GROUP}KIND, such as "

@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
+from pydantic_core import ErrorDetails
 
-from nanogpt_kit.core.errors import KitError, did_you_mean
+from nanogpt_kit.core.errors import KitError, did_you_mean, dotted
 from nanogpt_kit.core.experiment import Experiment
 from nanogpt_kit.core.experiment_keys import component_of_list
 from nanogpt_kit.core.kinds import KINDS, Model
@@ -59,16 +60,13 @@ class TestedComponent:
         return {**{key: value for key, value in small.items() if key in cls.model_fields}, **self.options}
 
     def create(self, cls: type[Component]) -> Component:
-        """With its options. Raises KitError with each option that is missing or wrong."""
+        """With its options. Raises WrongOptions with each option that is missing or wrong."""
         try:
-            context = {"registry": Registry.installed()}
-            return cls.model_validate(self.with_sizes(cls), context=context)
+            return cls.model_validate(self.with_sizes(cls), context={"registry": Registry.installed()})
         except ValidationError as error:
-            faults = [(".".join(map(str, fault["loc"])), fault) for fault in error.errors()]
-            missing = [key for key, fault in faults if fault["type"] == "missing"]
-            if missing:
-                raise MissingOptions(missing) from None
-            raise KitError("; ".join(f"option {key}: {fault['msg']}" for key, fault in faults)) from None
+            faults = error.errors(include_url=False)
+            missing = tuple(dotted(fault["loc"]) for fault in faults if fault["type"] == "missing")
+            raise WrongOptions(missing, [sentence_of(fault, cls) for fault in faults]) from None
 
     def overrides(self, cls: type[Component]) -> list[str]:
         """Those of the command line with which an experiment uses it; empty for a kind that no experiment names."""
@@ -79,9 +77,18 @@ class TestedComponent:
         return [f"model.{slot}={table}" for slot, schema in slots.items() if slot_kind(schema) == cls.kind][:1]
 
 
-class MissingOptions(KitError):
-    """Options of a component that have no default."""
+def sentence_of(fault: ErrorDetails, cls: type[Component]) -> str:
+    key = dotted(fault["loc"])
+    if fault["type"] == "extra_forbidden":
+        return f"unknown option {key!r}{did_you_mean(key, cls.model_fields)}"
+    if fault["type"] == "missing":
+        return f"option {key} is required and has no default"
+    return f"option {key}: {fault['msg']}, got {fault['input']!r}"
 
-    def __init__(self, names: list[str]) -> None:
-        super().__init__(f"required and without a value: {', '.join(names)}")
-        self.names = names
+
+class WrongOptions(KitError):
+    """Options that do not make a component; `missing` are those without a value."""
+
+    def __init__(self, missing: tuple[str, ...], sentences: list[str]) -> None:
+        super().__init__("; ".join(sentences))
+        self.missing = missing
