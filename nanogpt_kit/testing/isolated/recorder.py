@@ -12,7 +12,7 @@ from nanogpt_kit.core.options import to_toml_values
 from nanogpt_kit.core.registry import Registry
 from nanogpt_kit.testing.component import ComponentConformance
 
-ERRORS = ("AssertionError: ", "Failed: ")  # in front of the message of a failed assertion
+ERRORS = ("AssertionError: ", "Failed: ", "nanogpt_kit.core.errors.KitError: ")  # in front of messages for people
 
 
 class Recorder:

@@ -72,7 +72,9 @@ class TestedComponent:
         """Those of the command line with which an experiment uses it; empty for a kind that no experiment names."""
         table = inline_toml({"use": self.name, **self.with_sizes(cls)})
         if cls.kind in Experiment.model_fields:
-            return [f"{cls.kind}=[{table}]" if component_of_list(Experiment, (cls.kind,)) else f"{cls.kind}={table}"]
+            override = f"{cls.kind}=[{table}]" if component_of_list(Experiment, (cls.kind,)) else f"{cls.kind}={table}"
+            model = self.create(cls)
+            return [override, *([f"train.batch_tokens={4 * model.block_size}"] if isinstance(model, Model) else [])]
         slots = option_schemas(Registry.installed().load(Model, "gpt"))
         return [f"model.{slot}={table}" for slot, schema in slots.items() if slot_kind(schema) == cls.kind][:1]
 
