@@ -2,30 +2,22 @@
 
 from __future__ import annotations
 
-import importlib
 from pathlib import Path
 
 import pytest
 
-from nanogpt_kit.core.kinds import KINDS, Format, Parallel
+from nanogpt_kit.core.kinds import Format, Parallel
 from nanogpt_kit.core.override_text import inline_toml
 from nanogpt_kit.interop.exporting import export_model
 from nanogpt_kit.interop.formats import can_write
-from nanogpt_kit.testing.component import ComponentConformance
 from nanogpt_kit.testing.format import GPT2
+from nanogpt_kit.testing.isolated.suites import suite_of
 from nanogpt_kit.testing.isolated.tested_component import TestedComponent
 from nanogpt_kit.testing.training import resume_briefly, train_briefly
 
 RANKS = 2  # of a training with a layout over processes
 TESTED = TestedComponent.read()
 CLASS = TESTED.load()
-
-
-def suite_of(kind: str) -> type[ComponentConformance]:
-    """The suite that every component of a kind passes."""
-    suite = getattr(importlib.import_module(f"nanogpt_kit.testing.{kind}"), f"{KINDS[kind].__name__}Conformance")
-    assert issubclass(suite, ComponentConformance)
-    return suite
 
 
 if not TESTED.is_tested:
