@@ -7,6 +7,7 @@ import click
 from nanogpt_kit.cli.candidates import component_candidates
 from nanogpt_kit.cli.json_output import json_option, print_json
 from nanogpt_kit.cli.plugins_new import plugins_new
+from nanogpt_kit.cli.plugins_test import plugins_test
 from nanogpt_kit.cli.top_help import SubcommandHelp
 from nanogpt_kit.core.errors import KitError, did_you_mean, printable
 from nanogpt_kit.core.registry import Registry
@@ -33,7 +34,7 @@ def list_plugins(as_json: bool) -> None:
 @click.argument("name", shell_complete=component_candidates)
 @json_option("Print a JSON list.")
 def show_component(name: str, as_json: bool) -> None:
-    """Show the options of component NAME, as in gpt, norm:layernorm or some-distribution/lion."""
+    """Show the options of component NAME, as in gpt, norm:layernorm or some-distribution/my_norm."""
     from nanogpt_kit.cli.option_text import component_record, component_text
     from nanogpt_kit.core.lookup import find_components
 
@@ -48,3 +49,4 @@ def show_component(name: str, as_json: bool) -> None:
 
 
 plugins.add_command(plugins_new)
+plugins.add_command(plugins_test)

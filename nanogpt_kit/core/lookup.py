@@ -134,7 +134,7 @@ def find_key(
 
 
 def find_components(text: str) -> Iterator[FoundComponent]:
-    """Components named as in "gpt", "norm:layernorm", "distribution/lion" or "schedule:distribution/cosine".
+    """Components named as in "gpt", "norm:layernorm", "distribution/my_norm" or "schedule:distribution/cosine".
 
     Raises KitError where none of that name can be imported; one that cannot is left out beside others, with a warning.
     """

@@ -28,6 +28,7 @@ logger = logging.getLogger(__name__)
 
 GROUP = "nanogpt_kit."  # the entry-point group of kind "norm" is "nanogpt_kit.norm"
 LOCAL = "local file"
+VERB = "verb"  # of the group whose entries are commands, not components
 MAX_SOURCE_BYTES = 10_000_000  # of a component file; handwritten code has a thousandth of that
 
 
@@ -42,7 +43,7 @@ C = TypeVar("C", bound=HasKind)
 
 @dataclass(frozen=True)
 class Entry:
-    """A component that an experiment can name, not imported yet."""
+    """A component that an experiment can name, or a verb of the command line; not imported yet."""
 
     kind: str
     name: str
@@ -66,6 +67,10 @@ class Entry:
 
     def load(self, base: type[C]) -> type[C]:
         """Imports the class, which should derive from `base`. Raises KitError with the distribution and the cause."""
+        return self.checked(self.import_target(), base)
+
+    def import_target(self) -> Any:
+        """What the entry point names. Raises KitError with the distribution and the cause."""
         module_name, _, attribute = self.target.partition(":")
         unmet = unmet_requirement(self.distribution, self.version)
         try:
@@ -80,9 +85,9 @@ class Entry:
             ) from error
         if unmet:
             warn_once(unmet)
-        return self._checked(loaded, base)
+        return loaded
 
-    def _checked(self, loaded: object, base: type[C]) -> type[C]:
+    def checked(self, loaded: object, base: type[C]) -> type[C]:
         if not (isinstance(loaded, type) and issubclass(loaded, base)):
             raise KitError(
                 f"{self.qualified} ({self.target}) is not a {self.kind}: it does not derive from api.{base.__name__}"
@@ -102,14 +107,15 @@ class LocalEntry(Entry):
     component: type[Any]
 
     def load(self, base: type[C]) -> type[C]:
-        return self._checked(self.component, base)
+        return self.checked(self.component, base)
 
 
 class Registry:
     """All components that a name may mean: the installed ones, and the local files of one experiment."""
 
     def __init__(self, entries: Sequence[Entry]) -> None:
-        self.entries = tuple(entries)
+        self.entries = tuple(entry for entry in entries if entry.kind != VERB)
+        self.verbs = tuple(entry for entry in entries if entry.kind == VERB)
 
     @classmethod
     @functools.cache
@@ -195,7 +201,7 @@ class Registry:
 
 
 def discover_entries() -> list[Entry]:
-    """Every component of every installed distribution, from metadata alone: nothing is imported."""
+    """Every component and verb of every installed distribution, from metadata alone: nothing is imported."""
     entries: dict[tuple[str, str, str], Entry] = {}
     for distribution in metadata.distributions():
         try:
