@@ -221,7 +221,7 @@ API = {name: getattr(module, name) for module in (nanogpt_kit, api, kinds) for n
 SUITES = {
     name
     for path in (ROOT / "nanogpt_kit" / "testing").glob("*.py")
-    for name in re.findall(r"^(?:class |    (?:def )?)(\w+)(?:\(|: |:$)", path.read_text(encoding="utf-8"), re.M)
+    for name in re.findall(r"^(?:class |def |    (?:def )?)(\w+)(?:\(|: |:$)", path.read_text(encoding="utf-8"), re.M)
 }
 
 
@@ -269,6 +269,7 @@ FILES = {
     ),
     *(".journal", "~/.pgpass", "notes.jsonl", "$XDG_CACHE_HOME/nanogpt-kit/runs", "~/.cache"),
     *("comparison.json", "test-split.json"),
+    "experiments/my_gate.toml",  # in a plugin of the reader
 }
 # Words of TOML, of other programs, and of records
 WORDS = {
@@ -350,6 +351,7 @@ WORDS = {
         "data",
     ),
     *("NO_COLOR", "TERM=dumb"),
+    *("license", "nanogpt-kit>=0.2,<0.3", "python -m pytest"),
     *("nanogpt_kit.verb", "nanogpt-kit DISTRIBUTION/VERB", "nanogpt-kit next-token --help"),
     *("--format NAME", "--format FILE.py", "format.KEY=VALUE", "nanogpt_kit.format", "package-name/"),
     *("numpy_archive.py", "write_source"),
@@ -456,7 +458,7 @@ def is_command(line: str) -> bool:
         setting = re.fullmatch(rf"({KEY})=(.*)", word, re.DOTALL)
         if setting and not is_key(setting[1]) and not (name == "runs list" and setting[1] in FIELDS):
             return False
-        if word.startswith("experiments/") and not (ROOT / word).exists():
+        if word.startswith("experiments/") and word not in FILES and not (ROOT / word).exists():
             return False
     first = next((word for word in words[len(name.split()) :] if not word.startswith("-")), "")
     return "EXPERIMENT" not in arguments_of(COMMANDS[name]) or not BARE_NAME.fullmatch(first) or first in NAMES

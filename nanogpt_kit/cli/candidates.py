@@ -14,7 +14,8 @@ import click
 from click.shell_completion import CompletionItem
 
 from nanogpt_kit.core.errors import KitError
-from nanogpt_kit.core.registry import KIT_DISTRIBUTION, Registry
+from nanogpt_kit.core.registry import Registry
+from nanogpt_kit.core.requirements import KIT_DISTRIBUTION
 from nanogpt_kit.core.shipped import SUFFIX, local_experiments, read_header, shipped_experiments
 
 PATH_STARTS = ("/", ".", "~", "$")  # of words that are paths and not names

@@ -26,7 +26,8 @@ from nanogpt_kit.cli.plugin_files import (
 )
 from nanogpt_kit.core import trust
 from nanogpt_kit.core.errors import KitError, did_you_mean, printable
-from nanogpt_kit.core.registry import KIT_DISTRIBUTION, Registry
+from nanogpt_kit.core.registry import Registry
+from nanogpt_kit.core.requirements import KIT_DISTRIBUTION
 
 COMPONENT = re.compile(r"[a-z][a-z0-9_]*")
 OF_TOML = {"nan", "inf", "true", "false", "null"}  # values, where the command line has use=NAME
