@@ -8,6 +8,7 @@ import textwrap
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from nanogpt_kit.core.class_source import read_class_source
 from nanogpt_kit.core.describe import (
     OptionDescription,
     component_docstring,
@@ -17,7 +18,7 @@ from nanogpt_kit.core.describe import (
 )
 from nanogpt_kit.core.experiment import Experiment
 from nanogpt_kit.core.kinds import KINDS
-from nanogpt_kit.core.lookup import Found, FoundComponent, FoundKind, FoundOption, components_of_kind
+from nanogpt_kit.core.lookup import Found, FoundComponent, FoundKind, FoundOption
 from nanogpt_kit.core.options import Component, Options
 from nanogpt_kit.core.registry import Registry
 
@@ -89,13 +90,15 @@ def option_lines(found: FoundOption) -> Iterator[str]:
 
 
 def choice_lines(kind: str) -> Iterator[str]:
-    """The components of a kind, each with the first line of its documentation."""
+    """The components of a kind, each with the first line of its documentation, which is read and not imported."""
     yield f"  components of kind {kind}:"
-    components = components_of_kind(kind)
-    width = max((len(one.entry.name) for one in components), default=0)
-    for one in components:
-        summary = component_docstring(one.component).partition("\n")[0]
-        yield from wrapped(f"{one.entry.name:{width}}  {summary}", "    ", " " * (width + 6))
+    entries = Registry.installed().of_kind(kind)
+    names = [Registry.installed().shortest_name(entry) for entry in entries]
+    width = max(map(len, names), default=0)
+    for name, entry in zip(names, entries, strict=True):
+        source = read_class_source(entry.target)
+        summary = source.docstring.partition("\n")[0] if source else ""
+        yield from wrapped(f"{name:{width}}  {summary}", "    ", " " * (width + 6))
 
 
 def slot_text(slot: FoundOption) -> str:
@@ -175,7 +178,7 @@ def found_record(found: Found) -> dict[str, Any]:
             "what": "kind",
             "kind": found.kind,
             "slots": [slot.written_key for slot in found.slots],
-            "components": [one.entry.record for one in components_of_kind(found.kind)],
+            "components": [entry.record for entry in Registry.installed().of_kind(found.kind)],
         }
     record = {"key": found.written_key, **option_record(found.option)}
     if found.table:
@@ -185,7 +188,7 @@ def found_record(found: Found) -> dict[str, Any]:
             "options": option_records(found.table, found.option.may_change_on_resume),
         }
     if found.kind:
-        record["components"] = [one.entry.record for one in components_of_kind(found.kind)]
+        record["components"] = [entry.record for entry in Registry.installed().of_kind(found.kind)]
     if issubclass(found.owner, Component):
         record["source"] = component_source(found.owner)
     if found.entry:

@@ -145,7 +145,9 @@ def reason_of(detail: ErrorDetails, key: Key, suggestions: KeySuggestions, locat
     for term, toml_term in TOML_TERMS.items():
         message = message.replace(term, toml_term)
     if option := option_with_bad_default(detail, key, root, values, registry):
-        return Reason(f"the default of its option {option} {message}", got, "this is a mistake in the component")
+        component = options_class_at(key, root, values, registry)
+        remedy = mistake_in(component, registry) if issubclass(component, Component) else ""
+        return Reason(f"the default of its option {option} {message}", got, remedy)
     return Reason(AFTER_VALIDATION.sub("", message), got, value_remedy(detail, str(key[-1]), field))
 
 
@@ -156,6 +158,12 @@ def option_with_bad_default(
     option = detail["loc"][len(key)] if detail["loc"][: len(key)] == key and len(detail["loc"]) > len(key) else None
     fields = options_class_at(key, root, values, registry).model_fields
     return option if isinstance(option, str) and option in fields and key else None
+
+
+def mistake_in(component: type[Component], registry: Registry) -> str:
+    entry = registry.entry_of(component)
+    what = entry.origin if entry.is_plugin else "the component"
+    return f"this is a mistake in {what}, and giving the option a value avoids it"
 
 
 def unknown_key(key: Key, value: Any, owner: type[Options], suggestions: KeySuggestions) -> str:

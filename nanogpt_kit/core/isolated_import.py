@@ -45,8 +45,8 @@ Facts = Callable[[type[Component]], Any]
 class IsolatedImport:
     """What came of importing an entry point.
 
-    `outcome`: "imported"; "raised" an exception, SystemExit and KeyboardInterrupt included; "refused": imported, and not
-    a usable component; "crashed": the process ended, by a signal or by an exit; "timed out".
+    `outcome`: "imported"; "raised": an exception, SystemExit and KeyboardInterrupt included; "refused": imported, and
+    not a usable component; "crashed": the process ended, by a signal or by an exit; "timed out".
     """
 
     entry: Entry

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 REQUEST, READY, RESULT, OUTPUT, TRACE = "request.json", "ready", "result.json", "output", "trace"  # files
+PRELOADED = ("torch", "nanogpt_kit.api")  # what every component needs: not part of what its import costs
 
 
 def serve_request(folder: Path) -> NoReturn:
@@ -22,9 +23,8 @@ def serve_request(folder: Path) -> NoReturn:
 
     request = json.loads((folder / REQUEST).read_text(encoding="utf-8"))
     sys.path[:] = request["path"]
-    import torch  # noqa: F401
-
-    import nanogpt_kit.api  # noqa: F401
+    for module in PRELOADED:
+        importlib.import_module(module)
     from nanogpt_kit.core.registry import Entry
 
     entry = Entry(**request["entry"])

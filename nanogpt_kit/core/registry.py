@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import importlib
 import importlib.util
 import inspect
 import logging
@@ -21,6 +22,7 @@ from typing import Any, ClassVar, Protocol, TypeVar
 from nanogpt_kit.core import trust
 from nanogpt_kit.core.errors import Fault, KitError
 from nanogpt_kit.core.foreign_component_names import did_you_mean_component
+from nanogpt_kit.core.guarded_import import FailedImport, import_plugin
 from nanogpt_kit.core.requirements import KIT_DISTRIBUTION, unmet_requirement, warn_once
 from nanogpt_kit.system.reading import read_bytes
 
@@ -55,6 +57,11 @@ class Entry:
         return f"{self.distribution}/{self.name}"
 
     @property
+    def is_plugin(self) -> bool:
+        """Whether it is of an installed distribution other than the kit."""
+        return self.distribution not in (KIT_DISTRIBUTION, LOCAL)
+
+    @property
     def identity(self) -> str:
         """Distribution, name and version; empty for built-ins, which the commit in a run's provenance identifies."""
         return "" if self.distribution == KIT_DISTRIBUTION else f"{self.qualified} {self.version}"
@@ -64,32 +71,43 @@ class Entry:
         """What identifies it, for programs."""
         return {key: getattr(self, key) for key in ("kind", "name", "distribution", "version")}
 
+    @property
+    def origin(self) -> str:
+        """What it is and where it is from, for messages: with the entry point, which its author can search for."""
+        what = f"{self.kind} {self.name!r} from distribution {self.distribution} {self.version}"
+        return f"{what} (entry point {self.name} = {self.target!r} in group {GROUP}{self.kind})"
+
+    @property
+    def remedy(self) -> str:
+        """The end of a message about a plugin that is broken."""
+        inspect_it = f"`nanogpt-kit plugins doctor {self.distribution}` inspects it"
+        return "" if self.distribution == KIT_DISTRIBUTION else f"; {inspect_it}, pip can upgrade or uninstall it"
+
     def load(self, base: type[C]) -> type[C]:
         """Imports the class, which should derive from `base`. Raises KitError with the distribution and the cause."""
-        module_name, _, attribute = self.target.partition(":")
+        module, _, attribute = self.target.partition(":")
         unmet = unmet_requirement(self.distribution, self.version)
         try:
             with redirect_stdout(sys.stderr):  # standard output is for results
-                loaded = getattr(importlib.import_module(module_name), attribute)
-        except (Exception, SystemExit) as error:
-            cause = f"{type(error).__name__}: {error}{f'; {unmet}' if unmet else ''}"
-            entry_point = f"{self.name} = {self.target!r} in group {GROUP}{self.kind}"
-            raise KitError(
-                f"{self.kind} {self.name!r} cannot be imported from distribution {self.distribution} "
-                f"{self.version} (entry point {entry_point}): {cause}"
-            ) from error
+                is_ours = self.distribution == KIT_DISTRIBUTION
+                imported = importlib.import_module(module) if is_ours else import_plugin(module, self.origin)
+            loaded = getattr(imported, attribute)
+        except FailedImport as error:
+            raise KitError(f"{self.origin} cannot be imported: {error}{unmet_or(unmet, self.remedy)}") from error
+        except Exception as error:
+            cause = f"{type(error).__name__}: {error}{unmet_or(unmet, self.remedy)}"
+            raise KitError(f"{self.origin} cannot be imported: {cause}") from error
         if unmet:
             warn_once(unmet)
         return self.checked(loaded, base)
 
     def checked(self, loaded: object, base: type[C]) -> type[C]:
         if not (isinstance(loaded, type) and issubclass(loaded, base)):
-            raise KitError(
-                f"{self.qualified} ({self.target}) is not a {self.kind}: it does not derive from api.{base.__name__}"
-            )
+            fault = f"is not a {self.kind}: it does not derive from api.{base.__name__}"
+            raise KitError(f"{self.origin} {fault}{self.remedy}")
         if inspect.isabstract(loaded):
             missing = ", ".join(sorted(loaded.__abstractmethods__))
-            raise KitError(f"{self.qualified} ({self.target}) is incomplete: {missing} is not implemented")
+            raise KitError(f"{self.origin} is incomplete: {missing} is not implemented{self.remedy}")
         return loaded
 
 
@@ -100,6 +118,14 @@ class LocalEntry(Entry):
     path: Path
     source: bytes  # the content that was consented to, of which a run keeps a copy
     component: type[Any]
+
+    @property
+    def origin(self) -> str:
+        return f"{self.kind} {self.name!r} in {self.path}"
+
+    @property
+    def remedy(self) -> str:
+        return ""
 
     def load(self, base: type[C]) -> type[C]:
         return self.checked(self.component, base)
@@ -187,11 +213,18 @@ class Registry:
 
     def short_name(self, component: type[HasKind]) -> str:
         """The shortest name that means this class among what is installed now, to be typed on a command line."""
-        entry = self.entry_of(component)
+        return self.shortest_name(self.entry_of(component))
+
+    def shortest_name(self, entry: Entry) -> str:
+        """The bare name where it means this entry, else the qualified one."""
         try:
             return entry.name if self.find(entry.kind, entry.name) == entry else entry.qualified
         except KitError:
             return entry.qualified
+
+
+def unmet_or(unmet: str | None, remedy: str) -> str:
+    return f"; {unmet}" if unmet else remedy
 
 
 def discover_entries() -> list[Entry]:
