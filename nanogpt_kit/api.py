@@ -63,6 +63,7 @@ from nanogpt_kit.corpus.text_files import TextFile
 from nanogpt_kit.system.json_files import read_json
 
 if TYPE_CHECKING:
+    from nanogpt_kit import load_run
     from nanogpt_kit.corpus.bpe import BPEEncoder
     from nanogpt_kit.corpus.library_encoder import LibraryEncoder
     from nanogpt_kit.corpus.token_file import TokenFile
@@ -90,6 +91,7 @@ LAZY = {
     "View": "nanogpt_kit.nn.view",
     "add_extras": "nanogpt_kit.nn.training_loss",
     "linear_cross_entropy": "nanogpt_kit.nn.loss",
+    "load_run": "nanogpt_kit",  # from above, by name: verbs of plugins need the model of a run
     "multiplies_bf16": "nanogpt_kit.nn.arithmetic",
     "read_safetensors": "nanogpt_kit.nn.tensor_files",
     "read_torch_file": "nanogpt_kit.nn.tensor_files",
@@ -163,6 +165,7 @@ __all__ = [
     "hookimpl",
     "linear_cross_entropy",
     "listed",
+    "load_run",
     "model_validator",
     "multiplies_bf16",
     "of_layer",

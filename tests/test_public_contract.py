@@ -24,7 +24,7 @@ from nanogpt_kit.core.experiment_options import ExperimentOptions
 from nanogpt_kit.core.hooks import RunHooks
 from nanogpt_kit.core.kinds import KINDS, load_entry
 from nanogpt_kit.core.options import Options
-from nanogpt_kit.core.registry import KIT_DISTRIBUTION, Registry
+from nanogpt_kit.core.registry import KIT_DISTRIBUTION, VERB, Registry
 from nanogpt_kit.core.sections import Checkpoint, Evaluate, Sample, Sweep, Train
 
 SNAPSHOT = Path(__file__).with_name("public_contract.txt")
@@ -106,7 +106,7 @@ def contract() -> str:
         "hooks, with the arguments that an implementation may take": hooks(),
         "TOML keys; * marks required ones": toml_keys(),
         "command line": commands(),
-        "entry-point groups": (f"nanogpt_kit.{kind}" for kind in KINDS),
+        "entry-point groups": (f"nanogpt_kit.{group}" for group in (*KINDS, VERB)),
     }
     return "\n".join(f"# {title}\n" + "".join(f"{line}\n" for line in lines) for title, lines in parts.items())
 

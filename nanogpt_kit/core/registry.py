@@ -30,6 +30,7 @@ logger = logging.getLogger(__name__)
 
 GROUP = "nanogpt_kit."  # the entry-point group of kind "norm" is "nanogpt_kit.norm"
 LOCAL = "local file"
+VERB = "verb"  # of the group whose entries are commands, not components
 MAX_SOURCE_BYTES = 10_000_000  # of a component file; handwritten code has a thousandth of that
 
 
@@ -44,7 +45,7 @@ C = TypeVar("C", bound=HasKind)
 
 @dataclass(frozen=True)
 class Entry:
-    """A component that an experiment can name, not imported yet."""
+    """A component that an experiment can name, or a verb of the command line; not imported yet."""
 
     kind: str
     name: str
@@ -85,6 +86,10 @@ class Entry:
 
     def load(self, base: type[C]) -> type[C]:
         """Imports the class, which should derive from `base`. Raises KitError with the distribution and the cause."""
+        return self.checked(self.import_target(), base)
+
+    def import_target(self) -> Any:
+        """What the entry point names. Raises KitError with the distribution and the cause."""
         module, _, attribute = self.target.partition(":")
         unmet = unmet_requirement(self.distribution, self.version)
         try:
@@ -99,7 +104,7 @@ class Entry:
             raise KitError(f"{self.origin} cannot be imported: {cause}") from error
         if unmet:
             warn_once(unmet)
-        return self.checked(loaded, base)
+        return loaded
 
     def checked(self, loaded: object, base: type[C]) -> type[C]:
         if not (isinstance(loaded, type) and issubclass(loaded, base)):
@@ -135,7 +140,8 @@ class Registry:
     """All components that a name may mean: the installed ones, and the local files of one experiment."""
 
     def __init__(self, entries: Sequence[Entry]) -> None:
-        self.entries = tuple(entries)
+        self.entries = tuple(entry for entry in entries if entry.kind != VERB)
+        self.verbs = tuple(entry for entry in entries if entry.kind == VERB)
 
     @classmethod
     @functools.cache
@@ -228,7 +234,7 @@ def unmet_or(unmet: str | None, remedy: str) -> str:
 
 
 def discover_entries() -> list[Entry]:
-    """Every component of every installed distribution, from metadata alone: nothing is imported."""
+    """Every component and verb of every installed distribution, from metadata alone: nothing is imported."""
     entries: dict[tuple[str, str, str], Entry] = {}
     for distribution in metadata.distributions():
         try:
