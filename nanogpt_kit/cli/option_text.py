@@ -8,6 +8,7 @@ import textwrap
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from nanogpt_kit.cli.component_origin import origin_of, origin_record
 from nanogpt_kit.core.class_source import read_class_source
 from nanogpt_kit.core.describe import (
     OptionDescription,
@@ -46,7 +47,9 @@ def component_text(found: FoundComponent) -> str:
     entry = found.entry
     title = f"{entry.kind} {entry.name}, from {entry.distribution} {entry.version}"
     options = [line for option in describe_options(found.component) for line in ["", *listed_option(option)]]
-    return "\n".join([title, "", *docstring_lines(component_docstring(found.component)), *options])
+    properties = [line for label, text in origin_of(found) for line in labelled(label, text)]
+    documentation = docstring_lines(component_docstring(found.component))
+    return "\n".join([title, "", *documentation, "", *properties, *options])
 
 
 def section_text(found: FoundOption) -> str:
@@ -164,7 +167,7 @@ def component_record(found: FoundComponent) -> dict[str, Any]:
     return {
         **found.entry.record,
         "documentation": component_docstring(found.component),
-        "source": component_source(found.component),
+        **origin_record(found),
         "options": option_records(found.component),
     }
 

@@ -53,8 +53,9 @@ def find_class(module: str, name: str, imports: int) -> ClassSource | None:
         return None
     tree = ast.parse(read_bytes(Path(spec.origin), MAX_BYTES))
     classes = {node.name: node for node in tree.body if isinstance(node, ast.ClassDef)}
-    if name in classes:
-        docstring = ast.get_docstring(classes[name]) or ast.get_docstring(tree) or ""
+    functions = {node.name: node for node in tree.body if isinstance(node, ast.FunctionDef)}  # the commands of verbs
+    if definition := classes.get(name) or functions.get(name):
+        docstring = ast.get_docstring(definition) or ast.get_docstring(tree) or ""
         return ClassSource(spec.origin, inspect.cleandoc(docstring), frozenset(options_in(name, classes)))
     package = module if spec.submodule_search_locations is not None else module.rpartition(".")[0]
     for node in tree.body if imports else ():

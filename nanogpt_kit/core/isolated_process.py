@@ -50,8 +50,8 @@ def serve_request(folder: Path) -> NoReturn:
 
 
 def import_record(entry: Any, describe: Any) -> dict[str, Any]:
-    from nanogpt_kit.core.errors import KitError
     from nanogpt_kit.core.kinds import KINDS
+    from nanogpt_kit.core.registry import VERB, class_fault
 
     module, _, attribute = entry.target.partition(":")
     start = time.perf_counter()
@@ -63,12 +63,19 @@ def import_record(entry: Any, describe: Any) -> dict[str, Any]:
         return failure("raised", error, time.perf_counter() - start)
     seconds = time.perf_counter() - start
     try:
-        component = entry.checked(loaded, KINDS[entry.kind])
-        return {"outcome": "imported", "cause": "", "seconds": seconds, "facts": describe(component)}
-    except KitError as error:
-        return {"outcome": "refused", "cause": str(error), "seconds": seconds}
+        if entry.kind == VERB:
+            return verb_record(loaded, seconds)
+        if fault := class_fault(loaded, KINDS[entry.kind]):
+            return {"outcome": "refused", "cause": f"it {fault}", "seconds": seconds}
+        return {"outcome": "imported", "cause": "", "seconds": seconds, "facts": describe(loaded)}
     except BaseException as error:  # its options are code, too
         return failure("refused", error, seconds)
+
+
+def verb_record(loaded: Any, seconds: float) -> dict[str, Any]:
+    is_command = isinstance(loaded, importlib.import_module("click").Command)
+    cause = "" if is_command else f"it is not a click command but a {type(loaded).__name__}"
+    return {"outcome": "imported" if is_command else "refused", "cause": cause, "seconds": seconds}
 
 
 def failure(outcome: str, error: BaseException, seconds: float) -> dict[str, Any]:

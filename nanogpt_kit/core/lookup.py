@@ -163,7 +163,7 @@ def find_key(
 
 
 def find_components(text: str) -> Iterator[FoundComponent]:
-    """Components named as in "gpt", "norm:layernorm", "distribution/lion" or "schedule:distribution/cosine".
+    """Components named as in "gpt", "norm/layernorm", "distribution/lion" or "schedule:distribution/cosine".
 
     Raises KitError where none of that name can be imported; one that cannot is left out beside others, with a warning.
     """
@@ -179,7 +179,7 @@ def find_entries(text: str) -> list[Entry]:
     return [
         entry
         for entry in Registry.installed().entries
-        if (not kind or entry.kind == kind) and name in (entry.name, entry.qualified)
+        if (not kind or entry.kind == kind) and name in (entry.name, entry.qualified, f"{entry.kind}/{entry.name}")
     ]
 
 

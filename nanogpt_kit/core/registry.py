@@ -17,7 +17,7 @@ from contextlib import redirect_stdout
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
-from typing import Any, ClassVar, Protocol, TypeVar
+from typing import Any, ClassVar, Protocol, TypeVar, cast
 
 from nanogpt_kit.core import trust
 from nanogpt_kit.core.errors import Fault, KitError
@@ -107,13 +107,10 @@ class Entry:
         return loaded
 
     def checked(self, loaded: object, base: type[C]) -> type[C]:
-        if not (isinstance(loaded, type) and issubclass(loaded, base)):
-            fault = f"is not a {self.kind}: it does not derive from api.{base.__name__}"
+        """`loaded`, which should be a class derived from `base`. Raises KitError."""
+        if fault := class_fault(loaded, base):
             raise KitError(f"{self.origin} {fault}{self.remedy}")
-        if inspect.isabstract(loaded):
-            missing = ", ".join(sorted(loaded.__abstractmethods__))
-            raise KitError(f"{self.origin} is incomplete: {missing} is not implemented{self.remedy}")
-        return loaded
+        return cast(type[C], loaded)
 
 
 @dataclass(frozen=True)
@@ -134,6 +131,15 @@ class LocalEntry(Entry):
 
     def load(self, base: type[C]) -> type[C]:
         return self.checked(self.component, base)
+
+
+def class_fault(loaded: object, base: type[HasKind]) -> str:
+    """Why something is not a component of the kind that `base` is of, as "is ..."; empty where it is one."""
+    if not (isinstance(loaded, type) and issubclass(loaded, base)):
+        return f"is not a {base.kind}: it does not derive from api.{base.__name__}"
+    if inspect.isabstract(loaded):
+        return f"is incomplete: {', '.join(sorted(loaded.__abstractmethods__))} is not implemented"
+    return ""
 
 
 class Registry:
