@@ -2,7 +2,7 @@
 
 Components import torch, which takes more than a second. So the options of all components of a distribution are read
 from their classes once, when an experiment first names one of them, and again when one of its modules has changed;
-those of a plugin in a process of its own, since a stranger's code may do anything.
+those of a plugin in a separate process, since a stranger's code may do anything.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ def name_of_entry(entry: Entry) -> str:
 
 
 def options_of_entries(entries: list[Entry]) -> dict[str, Any]:
-    """The options of each component that can be imported, as JSON values; plugins in processes of their own."""
+    """The options of each component that can be imported, as JSON values; those of plugins in separate processes."""
     gc.disable()  # the imports of torch make many objects and no garbage, and the process ends soon
     plugins = [entry for entry in entries if entry.is_plugin and entry.kind in KINDS]
     options = {}

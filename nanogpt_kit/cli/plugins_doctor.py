@@ -44,9 +44,9 @@ def distribution_candidates(ctx: click.Context, param: click.Parameter, incomple
 def plugins_doctor(ctx: click.Context, distributions: tuple[str, ...], timeout: float, as_json: bool) -> int:
     """Find what is wrong with the installed plugins, or with those of the distributions DIST.
 
-    Each component and verb is imported in a process of its own, with a time limit: one that raises, exits, crashes or
-    hangs harms nothing else. Also reported are names that mean something else, unknown kinds, versions of nanogpt-kit
-    that a plugin was not made for, metadata that cannot be read, and import times beyond those of nanogpt_kit.api and
+    Each component and verb is imported in a separate process with a time limit: one that raises, exits, crashes or
+    hangs harms nothing else. Also reported are names that mean something else, unknown kinds, plugins that were made
+    for another version of the kit, metadata that cannot be read, and import times beyond those of nanogpt_kit.api and
     torch.
 
     Exit code: 1 if something cannot be used, else 0, also with warnings.

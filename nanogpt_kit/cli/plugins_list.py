@@ -13,7 +13,7 @@ from nanogpt_kit.cli.candidates import items_of
 from nanogpt_kit.cli.json_output import json_option, print_json
 from nanogpt_kit.cli.output import is_terminal
 from nanogpt_kit.cli.text_table import shortened
-from nanogpt_kit.core.class_source import read_class_source
+from nanogpt_kit.core.class_source import read_summary
 from nanogpt_kit.core.errors import KitError, did_you_mean, printable
 from nanogpt_kit.core.installed_names import kinds_of, name_fault, unreadable_distributions
 from nanogpt_kit.core.registry import VERB, Entry, Registry
@@ -68,10 +68,10 @@ def chosen_entries(registry: Registry, which: str | None) -> list[Entry]:
 
 def entry_record(entry: Entry, registry: Registry, verbs: Sequence[str]) -> dict[str, Any]:
     """An entry for programs; `status` is "usable" where the bare name means it."""
-    source, fault = read_class_source(entry.target), name_fault(entry, registry, verbs)
+    fault = name_fault(entry, registry, verbs)
     return {
         **entry.record,
-        "description": source.summary if source else "",
+        "description": read_summary(entry.target),
         "entry_point": entry.target,
         "status": fault.status if fault else "usable",
         "cause": fault.cause if fault else None,

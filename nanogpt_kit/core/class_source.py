@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import contextlib
 import inspect
 import re
 import warnings
@@ -36,22 +37,31 @@ def first_sentence(docstring: str) -> str:
     return " ".join(SENTENCE_END.split(docstring, maxsplit=1)[0].split())
 
 
-def read_class_source(target: str) -> ClassSource | None:
-    """The class of an entry point "module:Class"; None where its source cannot be found or read."""
+def read_summary(target: str) -> str:
+    """The first sentence about the class of an entry point "module:Class"; empty where its source has none."""
+    source = read_class_source(target, only_docstring=True)
+    return source.summary if source else ""
+
+
+def read_class_source(target: str, only_docstring: bool = False) -> ClassSource | None:
+    """The class of an entry point "module:Class"; None where its source cannot be found or read.
+
+    `only_docstring` takes a quarter of the time; options that are declared below a method are missing then.
+    """
     module, _, name = target.partition(":")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # those of the compiler about a stranger's source
-            return find_class(module, name, MAX_IMPORTS)
+            return find_class(module, name, only_docstring, MAX_IMPORTS)
     except Exception:  # no such file, no Python, no text, or nested too deeply
         return None
 
 
-def find_class(module: str, name: str, imports: int) -> ClassSource | None:
+def find_class(module: str, name: str, only_docstring: bool, imports: int) -> ClassSource | None:
     spec = find_module(module)
     if spec is None or not spec.origin or not spec.origin.endswith(".py"):
         return None
-    tree = ast.parse(read_bytes(Path(spec.origin), MAX_BYTES))
+    tree = parse_module(read_bytes(Path(spec.origin), MAX_BYTES), name if only_docstring else "")
     classes = {node.name: node for node in tree.body if isinstance(node, ast.ClassDef)}
     functions = {node.name: node for node in tree.body if isinstance(node, ast.FunctionDef)}  # the commands of verbs
     if definition := classes.get(name) or functions.get(name):
@@ -62,8 +72,19 @@ def find_class(module: str, name: str, imports: int) -> ClassSource | None:
         for alias in node.names if isinstance(node, ast.ImportFrom) else ():
             if name == (alias.asname or alias.name) and isinstance(node, ast.ImportFrom):
                 parents = package.split(".")[: len(package.split(".")) + 1 - node.level] if node.level else []
-                return find_class(".".join([*parents, *filter(None, [node.module])]), alias.name, imports - 1)
+                return find_class(
+                    ".".join([*parents, *filter(None, [node.module])]), alias.name, only_docstring, imports - 1
+                )
     return None
+
+
+def parse_module(source: bytes, until_methods_of: str) -> ast.Module:
+    """The module, without what follows the first method of a class if that is named."""
+    match = re.search(rb"^class %s\b.*?(?=^    (?:def |async def |@))" % until_methods_of.encode(), source, re.M | re.S)
+    if until_methods_of and match:
+        with contextlib.suppress(SyntaxError):  # that line is in a docstring
+            return ast.parse(source[: match.end()] + b"    ...\n")
+    return ast.parse(source)
 
 
 def options_in(name: str, classes: dict[str, ast.ClassDef], within: tuple[str, ...] = ()) -> Iterator[str]:

@@ -21,7 +21,7 @@ PATIENCE_SECONDS = 2.0  # before it is reported which module is being imported
 
 
 class FailedImport(Exception):
-    """Raised in place of what is no Exception: SystemExit, a call of os._exit, or a KeyboardInterrupt of the module."""
+    """Raised in place of a SystemExit, a call of os._exit, or a KeyboardInterrupt that no signal has caused."""
 
 
 def import_plugin(module: str, label: str) -> ModuleType:

@@ -60,7 +60,7 @@ def usable_components(kind: str) -> tuple[FoundComponent, ...]:
 
 @functools.cache
 def usable_plugins(registry: Registry) -> frozenset[Entry]:
-    """The components of plugins that can be imported, tried in processes of their own; a warning about each other."""
+    """The components of plugins that can be imported, tried in separate processes; a warning about the others."""
     results = import_isolated([entry for entry in registry.entries if entry.is_plugin and entry.kind in KINDS])
     usable = set()
     for result in results:
