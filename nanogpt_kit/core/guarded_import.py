@@ -27,12 +27,12 @@ class FailedImport(Exception):
 def import_plugin(module: str, label: str) -> ModuleType:
     """Imports a module. Raises what it raises if that is an Exception, else FailedImport.
 
-    `label` says which component of which distribution needs it: in a line after some seconds, and in the trace that
-    Python prints if native code ends the process.
+    `label` says which component of which distribution needs it, and what to do: in a line after some seconds, and in
+    the trace that Python prints if native code ends the process.
     """
     if not faulthandler.is_enabled():
         with suppress(Exception):  # without a standard error
-            faulthandler.enable()
+            faulthandler.enable(all_threads=False)
     # The file name of this frame is a line of that trace
     statement = compile("imported.append(import_module(module))", label, "exec", dont_inherit=True)
     imported: list[ModuleType] = []
@@ -45,7 +45,7 @@ def import_plugin(module: str, label: str) -> ModuleType:
     except KeyboardInterrupt as error:
         if is_of_user(error):
             raise
-        raise FailedImport("KeyboardInterrupt, which nobody caused by a signal") from error
+        raise FailedImport("KeyboardInterrupt, which no signal has caused") from error
     return imported[0]
 
 

@@ -35,7 +35,10 @@ class UnreadableDistribution:
 
     folder: str
     cause: str
-    remedy = "reinstall or remove it: until then none of its components can be used"
+    remedy = "reinstall or remove it"
+
+    def __str__(self) -> str:
+        return f"{self.folder}: {self.cause}; {self.remedy}"
 
 
 def kinds_of(registry: Registry) -> list[str]:

@@ -95,7 +95,9 @@ class Entry:
         try:
             with redirect_stdout(sys.stderr):  # standard output is for results
                 is_ours = self.distribution == KIT_DISTRIBUTION
-                imported = importlib.import_module(module) if is_ours else import_plugin(module, self.origin)
+                imported = (
+                    importlib.import_module(module) if is_ours else import_plugin(module, self.origin + self.remedy)
+                )
             loaded = getattr(imported, attribute)
         except FailedImport as error:
             raise KitError(f"{self.origin} cannot be imported: {error}{unmet_or(unmet, self.remedy)}") from error

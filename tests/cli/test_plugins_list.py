@@ -1,7 +1,8 @@
-"""`nanogpt-kit plugins list` and `plugins show` of plugins: what they offer, what their names mean, nothing imported."""
+"""`nanogpt-kit plugins list` and `plugins show`: what plugins offer, what their names mean, nothing imported."""
 
 from __future__ import annotations
 
+import itertools
 import json
 import sys
 from collections.abc import Callable
@@ -86,7 +87,7 @@ def test_the_list_marks_names_that_mean_something_else(install: Install, command
     install("names-one", POINTS, own_names=SOURCE)
     install("names-two", "[nanogpt_kit.norm]\ntwice = own_names:Norm\n")
     lines = command("plugins", "list", "names-one").out.splitlines()
-    marks = {" ".join(line.split()[:2]): after.strip() for line, after in zip(lines, lines[1:], strict=False)}
+    marks = {" ".join(line.split()[:2]): after.strip() for line, after in itertools.pairwise(lines)}
     assert lines[0] == "names-one 1.0"
     assert "  norm       rmsnorm   Divides by two." in lines
     assert marks["norm rmsnorm"] == """! 'rmsnorm' means the built-in norm: use = "names-one/rmsnorm" chooses it"""
@@ -143,9 +144,8 @@ class Bare(Norm):
 
 
 def test_show_has_the_docstring_of_the_class_or_else_of_its_module(install: Install, command: Command) -> None:
-    install(
-        "two-classes", "[nanogpt_kit.norm]\nhalved = two_norms:Halved\nbare = two_norms:Bare\n", two_norms=TWO_CLASSES
-    )
+    points = "[nanogpt_kit.norm]\nhalved = two_norms:Halved\nbare = two_norms:Bare\n"
+    install("two-classes", points, two_norms=TWO_CLASSES)
     shown = command("plugins", "show", "norm/halved").out.splitlines()
     assert shown[0] == "norm halved, from two-classes 1.0"
     assert shown[2:5] == ["Halves everything.", "", "Source: the class."]
