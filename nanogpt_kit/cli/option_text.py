@@ -147,7 +147,7 @@ def overview_text() -> str:
             lines += wrapped(f"{option.name:11} {option.description}", "  ", " " * 14)
     lines += ["", "Kinds of components, chosen with `use`:"]
     for kind in KINDS:
-        names = ", ".join(entry.name for entry in Registry.installed().of_kind(kind))
+        names = ", ".join(Registry.installed().names(kind))
         lines += wrapped(f"{kind:11} {names}", "  ", " " * 14)
     return "\n".join([*lines, "", *(line for example in EXAMPLES for line in wrapped(example, "", " " * 4))])
 

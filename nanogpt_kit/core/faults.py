@@ -181,7 +181,7 @@ def missing_key(key: Key, field: FieldInfo | None, registry: Registry) -> str:
         return "missing: the list should have more elements"
     base = next((kind for kind in option_classes(field.annotation) if "kind" in vars(kind)), None) if field else None
     if base is not None and issubclass(base, Component):
-        names = ", ".join(sorted(entry.name for entry in registry.of_kind(base.kind)))
+        names = ", ".join(registry.names(base.kind))
         return f"missing; add [{dotted(key)}] with use = one of: {names}"
     return f"missing{f' ({field.description})' if field and field.description else ''}; it has no default"
 

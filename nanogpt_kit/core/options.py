@@ -150,7 +150,7 @@ class Component(Options):
         use = options.pop("use", None)
         registry: Registry = (info.context or {}).get("registry") or Registry.installed()
         if use is None:
-            names = ", ".join(sorted(entry.name for entry in registry.of_kind(cls.kind)))
+            names = ", ".join(registry.names(cls.kind))
             message = f"the table names no component of kind {cls.kind}; add use = one of: {names}"
             raise PydanticCustomError("no_use", "{message}", {"message": message})
         if not isinstance(use, str):

@@ -94,10 +94,8 @@ class Entry:
         unmet = unmet_requirement(self.distribution, self.version)
         try:
             with redirect_stdout(sys.stderr):  # standard output is for results
-                is_ours = self.distribution == KIT_DISTRIBUTION
-                imported = (
-                    importlib.import_module(module) if is_ours else import_plugin(module, self.origin + self.remedy)
-                )
+                label = f"{self.origin}{self.remedy}"
+                imported = import_plugin(module, label) if self.is_plugin else importlib.import_module(module)
             loaded = getattr(imported, attribute)
         except FailedImport as error:
             raise KitError(f"{self.origin} cannot be imported: {error}{unmet_or(unmet, self.remedy)}") from error
@@ -184,6 +182,10 @@ class Registry:
     def of_kind(self, kind: str) -> list[Entry]:
         return [entry for entry in self.entries if entry.kind == kind]
 
+    def names(self, kind: str) -> list[str]:
+        """The shortest names of the components of a kind, sorted."""
+        return sorted(self.shortest_name(entry) for entry in self.of_kind(kind))
+
     def find(self, kind: str, name: str) -> Entry:
         """The entry that `name` means: "rmsnorm", or "distribution/rmsnorm". Raises KitError."""
         entries = self.of_kind(kind)
@@ -251,7 +253,8 @@ def discover_entries() -> list[Entry]:
             name, version = distribution.name.lower().replace("_", "-").replace(".", "-"), distribution.version
             points = list(distribution.entry_points)
         except Exception as error:  # damaged metadata must not break experiments that do not use that distribution
-            logger.warning("skipped an installed distribution whose entry points cannot be read: %s", error)
+            folder = getattr(distribution, "_path", "an unknown folder")  # which no public name has
+            logger.warning("skipped an installed distribution whose entry points cannot be read: %s: %s", folder, error)
             continue
         for point in points:
             if point.group.startswith(GROUP):

