@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Protocol, TypeVar, cast
 
 from nanogpt_kit.core import trust
+from nanogpt_kit.core.deprecation import DEPRECATED_COMPONENTS
 from nanogpt_kit.core.errors import Fault, KitError
 from nanogpt_kit.core.foreign_component_names import did_you_mean_component
 from nanogpt_kit.core.guarded_import import FailedImport, import_plugin
@@ -194,6 +195,10 @@ class Registry:
         else:
             matches = [entry for entry in entries if entry.name == name]
             matches = [entry for entry in matches if entry.distribution in (KIT_DISTRIBUTION, LOCAL)][:1] or matches
+        deprecation = DEPRECATED_COMPONENTS.get((kind, name.removeprefix(f"{KIT_DISTRIBUTION}/")))
+        if not matches and deprecation:
+            deprecation.warn_user(f"{kind} {name}")
+            return self.find(kind, deprecation.replacement)
         if not matches:
             names = {entry.name for entry in entries} | ({e.qualified for e in entries} if "/" in name else set())
             raise KitError(f"unknown {kind} {name!r}{did_you_mean_component(kind, name, names)}")
