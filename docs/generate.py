@@ -156,7 +156,7 @@ def experiments_block(_: str) -> str:
 
 
 def api_block(names: str) -> str:
-    """A line for each of these names of the api: `PAGE: NAME NAME; PAGE: NAME`; PAGE may be `kinds`, of each its own."""
+    """A line for each of these names of the api: `PAGE: NAME NAME; PAGE: NAME`; PAGE may be `kinds`."""
     rows: list[list[object]] = []
     for group in names.split("; "):
         page, _, listed = group.partition(": ")
