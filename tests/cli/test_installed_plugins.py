@@ -59,7 +59,7 @@ def test_installed_plugins_work_and_a_broken_one_breaks_only_who_names_it(tiny: 
     listed = kit("plugins", "list")
     assert listed.returncode == 0
     lines = [line.split() for line in listed.stdout.splitlines()]
-    assert ["norm", "brokennorm"] == lines[lines.index(["broken-plugin", "0.3"]) + 1]
+    assert lines[lines.index(["broken-plugin", "0.3"]) + 1] == ["norm", "brokennorm"]
     assert ["nanogpt-kit-optimizers", "0.1.0"] in lines
     assert ["optimizer", "lion", "Lion:"] in [line[:3] for line in lines]
 

@@ -17,7 +17,7 @@ from click.testing import CliRunner
 
 from nanogpt_kit.cli import main
 from nanogpt_kit.cli.completion import COMPLETE, LINE, WORD
-from tests.hostile.hostile_plugins import HARMLESS, HOSTILE, IMPORTED, distribution, install_all
+from tests.hostile.hostile_plugins import GOOD, HARMLESS, HOSTILE, IMPORTED, distribution, install_all
 
 Command = Callable[..., Any]
 Install = Callable[..., None]
@@ -124,8 +124,13 @@ def run_in_process(site: Path, *words: object, **variables: str) -> subprocess.C
 @pytest.mark.parametrize(
     ("name", "code", "cause"),
     [
-        ("ends", 2, "cannot be imported: SystemExit: os._exit(7)"),
-        ("interrupts", 2, "cannot be imported: KeyboardInterrupt, which no signal has caused"),
+        pytest.param("ends", 2, "cannot be imported: SystemExit: os._exit(7)", marks=pytest.mark.slow),
+        pytest.param(
+            "interrupts",
+            2,
+            "cannot be imported: KeyboardInterrupt, which no signal has caused",
+            marks=pytest.mark.slow,
+        ),
         ("aborts", -signal.SIGABRT, "Fatal Python error: Aborted"),
     ],
 )
@@ -140,6 +145,19 @@ def test_one_that_ends_the_process_is_named(
     assert f"`nanogpt-kit plugins doctor {distribution(name)}` inspects it" in answer.stderr
 
 
+@pytest.mark.slow
+def test_one_that_crashes_when_it_is_built_is_shown_with_its_line(tiny: Path, tmp_path: Path, install: Install) -> None:
+    source = GOOD.replace("build(self, ctx): ...", "build(self, ctx):\n        import os\n        os.abort()")
+    install("hostile-builds", "[nanogpt_kit.norm]\nbuilds = hostile_builds:Hostile\n", hostile_builds=source)
+    answer = run_in_process(tmp_path / "site", "run", tiny, "model.norm=builds")
+    assert answer.returncode == -signal.SIGABRT
+    assert "Fatal Python error: Aborted" in answer.stderr
+    assert f'File "{tmp_path / "site" / "hostile_builds.py"}", line 6 in build' in answer.stderr
+    unharmed = run_in_process(tmp_path / "site", "run", tiny, "train.steps=1", "sample.num_samples=0")
+    assert unharmed.returncode == 0, unharmed.stderr
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("words", [("plugins", "doctor"), ("explain", "train")], ids=" ".join)
 def test_damaged_entry_points_which_break_libraries_too_are_named(
     words: tuple[str, ...], tmp_path: Path, install: Install
