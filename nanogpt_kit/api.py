@@ -6,11 +6,13 @@ Names that need torch or a large library are imported on first use, so that impo
 from __future__ import annotations
 
 import importlib
+import sys
 from typing import TYPE_CHECKING, Any
 
 from pydantic import Field, model_validator
 
 from nanogpt_kit.core.array_cache import computed_once
+from nanogpt_kit.core.deprecation import Deprecation
 from nanogpt_kit.core.errors import KitError, option_error
 from nanogpt_kit.core.hooks import hookimpl
 from nanogpt_kit.core.kinds import (
@@ -76,6 +78,7 @@ if TYPE_CHECKING:
     from nanogpt_kit.nn.training_loss import TrainingLoss, add_extras, take_extra
     from nanogpt_kit.nn.view import View
 
+DEPRECATED: dict[str, Deprecation] = {}  # by old name
 LAZY = {
     "BPEEncoder": "nanogpt_kit.corpus.bpe",
     "FusedLinear": "nanogpt_kit.nn.parts",
@@ -181,6 +184,9 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
+    if deprecation := DEPRECATED.get(name):
+        deprecation.warn_author(f"nanogpt_kit.api.{name}", f"nanogpt_kit.api.{deprecation.replacement}")
+        return getattr(sys.modules[__name__], deprecation.replacement)
     if name not in LAZY:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(importlib.import_module(LAZY[name]), name)

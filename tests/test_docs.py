@@ -62,6 +62,14 @@ def prose(page: Path) -> str:
 # Blocks that come from the code
 
 
+def test_the_page_of_the_api_has_each_name_once() -> None:
+    page = (ROOT / "docs" / "api.md").read_text(encoding="utf-8")
+    groups = [group for block in re.findall(r"<!-- api: ([^>]*?) -->", page) for group in block.split("; ")]
+    names = [name for group in groups for name in group.partition(": ")[2].split()]
+    assert sorted(names) == sorted(api.__all__)
+    assert len(page.splitlines()) < 300
+
+
 def test_the_generated_parts_are_those_that_the_code_gives() -> None:
     spec = importlib.util.spec_from_file_location("generate", ROOT / "docs" / "generate.py")
     assert spec is not None

@@ -163,10 +163,12 @@ def step_candidates(ctx: click.Context, param: click.Parameter, incomplete: str)
 
 
 def component_candidates(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
-    """Components by name; by kind:name once a colon is typed."""
-    qualified = ":" in incomplete
-    entries = Registry.installed().entries
-    return items_of((f"{entry.kind}:{entry.name}" if qualified else entry.name, entry.kind) for entry in entries)
+    """Components and verbs of plugins by name; by kind:name once a colon is typed, and by kind/name after a slash."""
+    separator = next((character for character in ":/" if character in incomplete), "")
+    registry = Registry.installed()
+    entries = [*registry.entries, *registry.verbs]
+    names = ((f"{entry.kind}{separator}{entry.name}" if separator else entry.name, entry.kind) for entry in entries)
+    return items_of([*names, *((entry.qualified, entry.kind) for entry in entries if separator == "/")])
 
 
 def kind_candidates(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:

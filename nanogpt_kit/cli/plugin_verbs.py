@@ -36,10 +36,8 @@ class PluginVerb(click.Command):
         (entry,) = self.entries
         loaded = entry.import_target()
         if not isinstance(loaded, click.Command):
-            raise KitError(
-                f"{entry.qualified} ({entry.target}) of distribution {entry.distribution} {entry.version} is not a "
-                f"verb: expected a click command, got {type(loaded).__name__}"
-            )
+            got = f"expected a click command, got {type(loaded).__name__}"
+            raise KitError(f"{entry.origin} is not a verb: {got}{entry.remedy}")
         return loaded
 
 

@@ -1,4 +1,4 @@
-"""Imports entry points of strangers, each in a process of its own: it may raise, exit, crash or hang there.
+"""Imports entry points of strangers, each in a separate process: it may raise, exit, crash or hang there.
 
 What importing costs is measured in that process after `nanogpt_kit.api` and torch have been imported.
 """
@@ -45,8 +45,8 @@ Facts = Callable[[type[Component]], Any]
 class IsolatedImport:
     """What came of importing an entry point.
 
-    `outcome`: "imported"; "raised" an exception, SystemExit and KeyboardInterrupt included; "refused": imported, and not
-    a usable component; "crashed": the process ended, by a signal or by an exit; "timed out".
+    `outcome`: "imported"; "raised": an exception, SystemExit and KeyboardInterrupt included; "refused": imported, and
+    not a usable component; "crashed": the process ended, by a signal or by an exit; "timed out".
     """
 
     entry: Entry
@@ -61,7 +61,7 @@ class IsolatedImport:
 def import_isolated(
     entries: Sequence[Entry], seconds: float = IMPORT_SECONDS, describe: Facts = class_facts
 ) -> Iterator[IsolatedImport]:
-    """Imports each entry point in a process of its own, a few at a time, and yields the results in their order.
+    """Imports each entry point in a separate process, a few at once, and yields the results in their order.
 
     `seconds` is the limit of each import. `describe` is called there with the component's class, and returns JSON
     values; it is a function at the top level of a module. No process is left behind, also where this is interrupted.
@@ -83,7 +83,7 @@ def import_isolated(
 
 
 class IsolatedProcess:
-    """A process that imports one entry point; see `isolated_process` for its side."""
+    """A process that imports one entry point; see `isolated_record` for its side."""
 
     def __init__(self, entry: Entry, seconds: float, describe: Facts) -> None:
         self.entry, self.seconds = entry, seconds

@@ -1,80 +1,22 @@
-"""The process of `isolated_import`: imports one entry point and writes what came of it into a folder.
-
-It is executed as a file: `python isolated_process.py FOLDER`.
-"""
+"""What `isolated_import` starts, as `python isolated_process.py FOLDER`: sets the path, and then imports the kit."""
 
 from __future__ import annotations
 
 import importlib
 import json
-import os
 import sys
-import time
 from pathlib import Path
-from typing import Any, NoReturn
 
 REQUEST, READY, RESULT, OUTPUT, TRACE = "request.json", "ready", "result.json", "output", "trace"  # files
+PRELOADED = ("torch", "nanogpt_kit.api")  # what every component needs: not part of what its import costs
 
 
-def serve_request(folder: Path) -> NoReturn:
-    import faulthandler
-    import threading
-
+def serve_request(folder: Path) -> None:
     request = json.loads((folder / REQUEST).read_text(encoding="utf-8"))
     sys.path[:] = request["path"]
-    import torch  # noqa: F401
-
-    import nanogpt_kit.api  # noqa: F401
-    from nanogpt_kit.core.registry import Entry
-
-    entry = Entry(**request["entry"])
-    module, function = request["describe"]
-    describe = getattr(importlib.import_module(module), function)
-    with (folder / TRACE).open("w", encoding="utf-8") as trace:
-        faulthandler.enable(trace)
-        faulthandler.dump_traceback_later(request["seconds"], exit=True, file=trace)
-        threads = threading.active_count()
-        (folder / READY).touch()
-        record = import_record(entry, describe)
-        faulthandler.cancel_dump_traceback_later()
-        record["threads"] = max(0, threading.active_count() - threads)
-    for stream in (sys.stdout, sys.stderr):
-        try:
-            stream.flush()
-        except Exception:  # closed or replaced by the import
-            continue
-    partial = folder / f"{RESULT}.partial"
-    partial.write_text(json.dumps(record), encoding="utf-8", errors="backslashreplace")
-    partial.replace(folder / RESULT)
-    os._exit(0)  # threads of the import would keep the process alive
-
-
-def import_record(entry: Any, describe: Any) -> dict[str, Any]:
-    from nanogpt_kit.core.errors import KitError
-    from nanogpt_kit.core.kinds import KINDS
-
-    module, _, attribute = entry.target.partition(":")
-    start = time.perf_counter()
-    try:
-        loaded = importlib.import_module(module)
-        for part in attribute.split("."):
-            loaded = getattr(loaded, part)
-    except BaseException as error:  # the code of a stranger
-        return failure("raised", error, time.perf_counter() - start)
-    seconds = time.perf_counter() - start
-    try:
-        component = entry.checked(loaded, KINDS[entry.kind])
-        return {"outcome": "imported", "cause": "", "seconds": seconds, "facts": describe(component)}
-    except KitError as error:
-        return {"outcome": "refused", "cause": str(error), "seconds": seconds}
-    except BaseException as error:  # its options are code, too
-        return failure("refused", error, seconds)
-
-
-def failure(outcome: str, error: BaseException, seconds: float) -> dict[str, Any]:
-    message = str(error).strip().partition("\n")[0]
-    cause = f"{type(error).__name__}: {message}" if message else type(error).__name__
-    return {"outcome": outcome, "cause": cause, "seconds": seconds}
+    for module in PRELOADED:
+        importlib.import_module(module)
+    importlib.import_module("nanogpt_kit.core.isolated_record").record_import(folder, request)
 
 
 if __name__ == "__main__":
