@@ -15,7 +15,7 @@ from nanogpt_kit.core.module_finder import find_module
 from nanogpt_kit.system.reading import read_bytes
 
 MAX_BYTES = 2_000_000  # of a module; handwritten code has a hundredth of that
-MAX_IMPORTS = 3  # modules that are followed from `from .lion import Lion` to the class
+MAX_IMPORTS = 3  # modules that are followed from `from .gate import Gate` to the class
 SENTENCE_END = re.compile(r"(?<=[^.]\.)\s|\n\s*\n")  # not within an ellipsis
 
 

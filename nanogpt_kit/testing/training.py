@@ -78,7 +78,7 @@ def train_briefly(
 ) -> Run:
     """Trains a tiny model for five steps in `folder`, and returns the finished run.
 
-    `overrides` are written as on the command line: "optimizer.use=lion". `experiment` is an experiment file that takes
+    `overrides` are written as on the command line: "optimizer.use=sgd". `experiment` is an experiment file that takes
     the place of the tiny one, with a model, steps and batches as small, and a little text in place of a built-in
     dataset. `files` are local component files, `ranks` the number of processes, which are forked. Nothing is written
     outside `folder`. Raises KitError for a mistake, RunFailed where a loss is not finite.
