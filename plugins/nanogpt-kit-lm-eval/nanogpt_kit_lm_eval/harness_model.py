@@ -158,9 +158,8 @@ class KitLM(TemplateLM):
         """Raises KitError where a task draws tokens at random, or asks for more of them than fit."""
         prompts: list[tuple[list[int], int, list[str]]] = []
         for request in requests:
-            context, options = request.args
-            count, stops = self.generation_options(options)
-            ids = self.tok_encode(context) or [self.prefix_token_id]
+            count, stops = self.generation_options(request.args[1])
+            ids = self.tok_encode(request.args[0]) or [self.prefix_token_id]
             prompts.append((ids[-(self.max_length - count) :], count, stops))
         texts = [""] * len(requests)
         for batch in equal_options([(count, stops) for _, count, stops in prompts], self.batch_size):

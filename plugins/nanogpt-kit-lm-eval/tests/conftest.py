@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from made_tasks import write_tasks
-from made_vocabulary import small_gpt2_encoding
+from made_vocabulary import END_ID, small_gpt2_encoding, tokens
 
 CACHE = tempfile.TemporaryDirectory()  # set before `datasets` is imported, which reads the variables once
 os.environ.update(HF_DATASETS_CACHE=CACHE.name, HF_HUB_OFFLINE="1", HF_HUB_DISABLE_TELEMETRY="1")
@@ -33,17 +33,24 @@ def tasks(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def gpt2_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    from nanogpt_kit.testing.training import train_briefly
+    """A small GPT-2 with large random weights, so that every token matters; ids without a token are never likely."""
+    import torch
+    from transformers import GPT2Config, GPT2LMHeadModel
 
-    options = [
-        "model.block_size=24",
-        "model.bias=true",
-        "train.batch_tokens=384",
-        "optimizer.lr=3e-2",
-        "train.steps=60",
-    ]
+    from nanogpt_kit.cli import main
+
     folder = tmp_path_factory.mktemp("gpt2")
-    return train_briefly(folder, 'tokenizer="gpt2"', "sample.num_samples=0", "checkpoint.every_steps=60", *options).path
+    torch.manual_seed(5)
+    sizes = {"n_layer": 2, "n_head": 2, "n_embd": 16, "n_positions": 24, "vocab_size": END_ID + 1}
+    network = GPT2LMHeadModel(GPT2Config(**sizes, initializer_range=0.4, bos_token_id=END_ID, eos_token_id=END_ID))
+    with torch.no_grad():
+        network.transformer.wte.weight[len(list(tokens())) : END_ID] = 0
+    network.save_pretrained(folder / "made")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("NANOGPT_KIT_RUNS", str(folder / "runs"))
+        main(["import", str(folder / "made"), "imported"], standalone_mode=False)
+    (run,) = (folder / "runs" / "imported").iterdir()
+    return run
 
 
 @pytest.fixture(scope="session")

@@ -79,7 +79,7 @@ def test_generated_texts_equal_those_of_hf(kit: KitLM, hf: Any, tasks: Path) -> 
     requests = requests_of(TaskSet(("generation",), str(tasks)), "generation")
     found = kit.generate_until(requests)
     assert found == hf.generate_until(requests)
-    assert len(set(found)) > 1
+    assert len(set(found)) > 9
 
 
 def test_a_later_window_begins_with_as_much_context_as_min_context_says(gpt2_run: Path) -> None:

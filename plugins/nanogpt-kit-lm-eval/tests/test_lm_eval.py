@@ -96,6 +96,7 @@ def test_the_harness_knows_the_model_by_the_name_of_a_run(byte_run: Path, tasks:
     assert 0 <= found["results"]["choices"]["acc,none"] <= 1
 
 
+@pytest.mark.slow  # it reads the 14,683 tasks of the harness
 def test_an_unknown_task_is_reported_with_the_nearest_name(tasks: Path) -> None:
     with pytest.raises(KitError, match="lm_eval has no task 'chioces'; did you mean 'choices'"):
         LMEval(tasks=("chioces",), include_path=str(tasks)).check(Utf8Encoder(), 32)
