@@ -77,7 +77,7 @@ class KitLM(TemplateLM):
             raise KitError("the tokenizer has no end-of-text token, with which the text of a task should begin")
         return self.encoder.eot_id
 
-    def tok_encode(self, string: str, add_special_tokens: bool | None = None, **_: Any) -> list[int]:
+    def tok_encode(self, string: str, add_special_tokens: bool | None = None, **options: Any) -> list[int]:
         (ids,) = self.encoder.encode_batch([string])
         return [int(token) for token in ids]
 
@@ -87,7 +87,7 @@ class KitLM(TemplateLM):
         return scores
 
     def _loglikelihood_tokens(
-        self, requests: Sequence[tuple[tuple[str, str], list[int], list[int]]], **_: Any
+        self, requests: Sequence[tuple[tuple[str, str], list[int], list[int]]], **options: Any
     ) -> list[Score]:
         rows = [self.cut(context, continuation) for _, context, continuation in requests]
         scores = self.score(rows)

@@ -175,7 +175,9 @@ def test_two_ranks_evaluate_as_one(tmp_path: Path, tasks: Path) -> None:
     (tmp_path / "two").mkdir()
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", str(tmp_path / "two.py")]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    subprocess.run([*command, str(tmp_path / "two"), *options], check=True, timeout=300, env=environment)
+    subprocess.run(
+        [*command, str(tmp_path / "two"), *options, "parallel=ddp"], check=True, timeout=300, env=environment
+    )
     (folder,) = (tmp_path / "two" / "runs" / "tiny").iterdir()
     two = open_run(folder).metrics()["choices/acc_norm"].dropna()
     assert list(two) == list(one)
