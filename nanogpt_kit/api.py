@@ -65,7 +65,7 @@ from nanogpt_kit.corpus.text_files import TextFile
 from nanogpt_kit.system.json_files import read_json
 
 if TYPE_CHECKING:
-    from nanogpt_kit import load_run
+    from nanogpt_kit import load_run, open_run
     from nanogpt_kit.corpus.bpe import BPEEncoder
     from nanogpt_kit.corpus.library_encoder import LibraryEncoder
     from nanogpt_kit.corpus.token_file import TokenFile
@@ -94,8 +94,9 @@ LAZY = {
     "View": "nanogpt_kit.nn.view",
     "add_extras": "nanogpt_kit.nn.training_loss",
     "linear_cross_entropy": "nanogpt_kit.nn.loss",
-    "load_run": "nanogpt_kit",  # from above, by name: verbs of plugins need the model of a run
+    "load_run": "nanogpt_kit",  # from above, by name, as open_run: verbs of plugins need runs and their models
     "multiplies_bf16": "nanogpt_kit.nn.arithmetic",
+    "open_run": "nanogpt_kit",
     "read_safetensors": "nanogpt_kit.nn.tensor_files",
     "read_torch_file": "nanogpt_kit.nn.tensor_files",
     "regularized_cross_entropy": "nanogpt_kit.nn.loss",
@@ -172,6 +173,7 @@ __all__ = [
     "model_validator",
     "multiplies_bf16",
     "of_layer",
+    "open_run",
     "option_error",
     "read_json",
     "read_safetensors",
