@@ -73,7 +73,7 @@ class Speedrun(Model):
     )
     window_pattern: str = Field(
         "SSSL",
-        pattern="^[SL]+$",
+        min_length=1,
         description="short and long attention, repeated over the layers; the last layer is long (record 20)",
     )
     short_window: int = Field(256, ge=1, le=2**27, description="positions that short attention attends to")
@@ -95,9 +95,13 @@ class Speedrun(Model):
 
     @model_validator(mode="after")
     def _attention_has_windows(self) -> Self:
+        if set(self.window_pattern) - {"S", "L"}:
+            message = f"{self.window_pattern!r} should consist of S, for short, and L, for long, as in 'SSSL'"
+            raise option_error("window_pattern", message)
         if "window" not in type(self.attention).model_fields and any(map(self.is_short, range(self.n_layer))):
             name = type(self.attention).__name__
-            message = f"{self.window_pattern!r} has short windows, and {name} has no option `window`; use 'L'"
+            short = f"window_pattern {self.window_pattern!r} has short windows, and {name} has no option window"
+            message = f"{short}; set window_pattern = 'L', or use another attention"
             raise option_error("window_pattern", message, "attention")
         return self
 
