@@ -10,10 +10,10 @@ from __future__ import annotations
 
 import dataclasses
 
-from nanogpt_kit_speedrun.gates import Gate
 from torch import Tensor, nn
 
 from nanogpt_kit.api import FusedLinear, KVCache, MixerContext, Positional, ResidualLinear, View, take_extra
+from nanogpt_kit_speedrun.gates import Gate
 
 
 class ValueEmbedding(nn.Module):
@@ -27,7 +27,7 @@ class ValueEmbedding(nn.Module):
     def forward(self, ids: Tensor, x: Tensor, v: Tensor) -> Tensor:
         """Adds to v (B, Hkv, T, D) of tokens ids (B, T), where x (B, T, C) are the features that it was made of."""
         B, Hkv, T, D = v.shape
-        values = self.embedding(ids).view(B, T, Hkv, D).type_as(v)
+        values: Tensor = self.embedding(ids).view(B, T, Hkv, D).type_as(v)
         if self.gate is not None:
             values = values * self.gate(x)[..., None]  # (B, T, Hkv, 1)
         return v + values.transpose(1, 2)

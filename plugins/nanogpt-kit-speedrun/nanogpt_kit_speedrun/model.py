@@ -14,8 +14,6 @@ from __future__ import annotations
 from typing import Any, Literal, Self
 
 import torch
-from nanogpt_kit_speedrun.attention import ValueAttention, ValueEmbedding
-from nanogpt_kit_speedrun.smear import Smear
 from torch import Tensor, nn
 
 from nanogpt_kit.api import (
@@ -30,6 +28,7 @@ from nanogpt_kit.api import (
     ModelContext,
     Norm,
     Position,
+    Positional,
     TrainingLoss,
     View,
     add_extras,
@@ -39,6 +38,9 @@ from nanogpt_kit.api import (
     slot,
     take_extra,
 )
+from nanogpt_kit_speedrun.attention import ValueEmbedding
+from nanogpt_kit_speedrun.block import SpeedrunBlock
+from nanogpt_kit_speedrun.smear import Smear
 
 WITHOUT_GAIN: Any = {"use": "rmsnorm", "gain": False}
 BACKOUT_LAMBDA = 0.2  # at first, as in nanochat; 0.5 in record 40
@@ -53,9 +55,14 @@ class Speedrun(Model):
     )
     n_embd: int = Field(768, ge=1, le=2**20, description="features of each token (embedding width)")
     vocab_multiple: int = Field(
-        64, ge=1, le=2**20, description="multiple to which the vocabulary is padded; padding is never sampled (record 5)"
+        64,
+        ge=1,
+        le=2**20,
+        description="multiple to which the vocabulary is padded (record 5); padding is never sampled",
     )
-    weight_tying: bool = Field(False, description="one weight for the token embedding and the output head (untied: 8)")
+    weight_tying: bool = Field(
+        False, description="one weight for the token embedding and the output head (untied: record 8)"
+    )
     embedding_norm: bool = Field(True, description="normalization of the token embeddings (record 8)")
     qk_norm: bool = Field(True, description="normalization of each head's queries and keys (record 5)")
     logit_softcap: float = Field(
@@ -69,14 +76,17 @@ class Speedrun(Model):
     )
     smear: bool = Field(True, description="gated embedding of the previous token added to each one (record 34)")
     backout: bool = Field(
-        True, description="features after half of the blocks subtracted, with a factor, before the last norm (record 40)"
+        True,
+        description="features after half of the blocks subtracted, with a factor, before the last norm (record 40)",
     )
     window_pattern: str = Field(
         "SSSL",
         min_length=1,
         description="short and long attention, repeated over the layers; the last layer is long (record 20)",
     )
-    short_window: int = Field(256, ge=1, le=2**27, description="positions that short attention attends to")
+    short_window: int = Field(
+        256, ge=1, le=2**27, description="positions that short attention attends to, its own included"
+    )
     attention: Attention = slot("sdpa")
     position: Position = slot("rope")
     norm: Norm = slot(WITHOUT_GAIN)
@@ -112,8 +122,11 @@ class Speedrun(Model):
     def is_short(self, layer: int) -> bool:
         return layer < self.n_layer - 1 and self.window_pattern[layer % len(self.window_pattern)] == "S"
 
-    def has_value_embedding(self, layer: int) -> bool:
-        return self.value_embeddings != "none" and (self.n_layer - 1 - layer) % 2 == 0
+    def value_embedding(self, ctx: MixerContext, rows: int) -> ValueEmbedding | None:
+        """That of a layer, for `rows` tokens, where it has one: as in nanochat, each second layer and the last."""
+        if self.value_embeddings == "none" or (self.n_layer - 1 - ctx.layer) % 2:
+            return None
+        return ValueEmbedding(ctx, rows, gated=self.value_embeddings == "gated")
 
     def layer_context(self, layer: int, ctx: ModelContext) -> MixerContext:
         attention = self.attention
@@ -152,10 +165,12 @@ class SpeedrunTransformer(nn.Module):
         self.wte = nn.Embedding(rows, parts.n_embd)
         self.embedding_norm = parts.norm.build(first) if parts.embedding_norm else nn.Identity()
         self.smear = Smear(parts.n_embd) if parts.smear else None
-        self.position = parts.position.build(first)
+        position = parts.position.build(first)
+        assert isinstance(position, Positional), f"position builds a {type(position).__name__}, not an api.Positional"
+        self.position = position
         self.residual_lambdas = nn.Parameter(torch.ones(parts.n_layer)) if parts.residual_lambdas else None
         self.x0_lambdas = nn.Parameter(torch.zeros(parts.n_layer)) if parts.x0_lambdas else None
-        self.h = nn.ModuleList(SpeedrunBlock(parts, layer, rows) for layer in layers)
+        self.h = nn.ModuleList(SpeedrunBlock(ctx, parts.mlp, parts.value_embedding(ctx, rows)) for ctx in layers)
         self.backout_lambda = nn.Parameter(torch.full((1,), BACKOUT_LAMBDA)) if parts.backout else None
         self.ln_f = parts.norm.build(last)
         self.loss = parts.loss.build(first)
@@ -226,24 +241,3 @@ class SpeedrunTransformer(nn.Module):
         assert block_size <= self.block_size, f"a block_size of {self.block_size} cannot grow to {block_size}"
         self.block_size = block_size
         self.position.crop(block_size)
-
-
-class SpeedrunBlock(nn.Module):
-    def __init__(self, parts: Speedrun, ctx: MixerContext, rows: int) -> None:
-        super().__init__()
-        gated = parts.value_embeddings == "gated"
-        values = ValueEmbedding(ctx, rows, gated) if parts.has_value_embedding(ctx.layer) else None
-        self.ln_1 = ctx.norm.build(ctx)
-        self.attn = ValueAttention(ctx, values)
-        self.ln_2 = ctx.norm.build(ctx)
-        self.mlp = parts.mlp.build(ctx)
-
-    def forward(
-        self, x: Tensor, ids: Tensor, position: nn.Module, view: View, cache: KVCache | None
-    ) -> Tensor | tuple[Tensor, dict[str, Tensor]]:
-        extras: dict[str, Tensor] = {}
-        features = take_extra(extras, "norm", self.ln_1(x))
-        x = x + take_extra(extras, "mixer", self.attn(features, ids, position, view, cache))  # (B, T, C)
-        features = take_extra(extras, "norm", self.ln_2(x))
-        x = x + take_extra(extras, "mlp", self.mlp(features))
-        return (x, extras) if extras else x

@@ -7,10 +7,10 @@ after it, as here, in https://github.com/karpathy/nanochat.
 from __future__ import annotations
 
 import torch
-from nanogpt_kit_speedrun.gates import Gate
 from torch import Tensor, nn
 
 from nanogpt_kit.api import KVCache, View
+from nanogpt_kit_speedrun.gates import Gate
 
 
 class Smear(nn.Module):
@@ -34,4 +34,5 @@ class Smear(nn.Module):
         if segments is not None:
             starts = segments[:, 1:] != segments[:, :-1]  # (1 or B, T - 1): a document begins
             previous = torch.cat([previous[:, :1], previous[:, 1:].masked_fill(starts[..., None], 0.0)], dim=1)
-        return x + self.smear_lambda * self.gate(x) * previous
+        amounts: Tensor = self.smear_lambda * self.gate(x)  # (B, T, 1)
+        return x + amounts * previous

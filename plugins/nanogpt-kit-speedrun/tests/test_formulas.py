@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -184,7 +185,7 @@ def test_documents_of_a_window_are_kept_apart(options: dict[str, Any]) -> None:
     segments = torch.tensor([[0] * 5 + [1] * 6, [0] * 3 + [1] + [2] * 7])
     logits = model(IDS, segments=segments)
     for row, edges in enumerate(((0, 5, 11), (0, 3, 4, 11))):
-        for start, end in zip(edges, edges[1:], strict=False):
+        for start, end in pairwise(edges):
             alone = model(IDS[row : row + 1, start:end])[0]  # rotations are relative, so positions may begin again
             torch.testing.assert_close(logits[row, start:end], alone, rtol=0, atol=1e-5)
 

@@ -82,7 +82,7 @@ def test_it_is_counted_timed_and_exported(tmp_path: Path) -> None:
     assert size["flops_per_token"] == 6 * (parameters["matrix"] + parameters["head"]) + 12 * 3 * 16 * 16
     assert parameters["vector"] == 3 + 3 + 1 + 1
     assert "tokens/s" in command("bench", experiment, *SPEEDRUN, "--rounds", 1, "--seconds", 0.2)
-    command("export", trained, tmp_path / "exported", "--format", "safetensors")
+    command("export", trained.path, tmp_path / "exported", "--format", "safetensors")
     exported, ours = load_run(tmp_path / "exported").model, load_run(trained).model
     ids = torch.randint(0, 256, (2, 11), generator=torch.Generator().manual_seed(1))
     with torch.no_grad():
