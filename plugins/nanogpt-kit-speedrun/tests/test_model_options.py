@@ -71,8 +71,10 @@ def test_the_last_layer_is_long_whatever_the_pattern() -> None:
 
 def test_long_attention_may_have_a_window_too() -> None:
     model = Speedrun(n_layer=3, n_embd=12, short_window=3, attention={"use": "naive", "window": 6}, window_pattern="SL")
-    windows = [block.attn.attention.window for block in model.build(ModelContext(vocab_size=5)).h]
-    assert windows == [3, 6, 6]
+    attentions = [block.attn.attention for block in model.build(ModelContext(vocab_size=5)).h]
+    assert [attention.window for attention in attentions] == [3, 6, 6]
+    followed = [attention.options is model.attention for attention in attentions]  # by schedules of its window
+    assert followed == [False, True, True]
 
 
 L, H, HKV, C, V = 5, 6, 2, 60, 70
