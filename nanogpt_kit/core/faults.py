@@ -127,7 +127,7 @@ def reason_of(detail: ErrorDetails, key: Key, suggestions: KeySuggestions, locat
     if kind in ("kit", "path", UNUSED):
         return Reason(message)
     if kind == "no_use":
-        default = field.default if field else None
+        default = name_of_element(field.default) if field else None
         return Reason(f"{message}; the default is use = {default!r}" if isinstance(default, str) else message)
     if kind == "extra_forbidden":
         return Reason(unknown_key(key, detail["input"], owner, suggestions))

@@ -186,10 +186,11 @@ def load_class(base: type[Chosen], registry: Registry, use: str) -> type[Chosen]
         raise option_error("use", str(error)) from error
 
 
-def slot(default: str | tuple[str, ...], **field: Any) -> Any:
+def slot(default: str | dict[str, Any] | tuple[str, ...], **field: Any) -> Any:
     """The default of a slot by name, of a list of slots by names: `sampler: tuple[Sampler, ...] = slot(("top_k",))`.
 
-    `field` are arguments of pydantic's `Field`, such as a description.
+    A default with options is a table: `norm: Norm = slot({"use": "rmsnorm", "gain": False})`. `field` are arguments of
+    pydantic's `Field`, such as a description.
     """
     return Field(default, validate_default=True, **field)
 
