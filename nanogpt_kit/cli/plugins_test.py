@@ -77,7 +77,7 @@ def options_by_component(target: Target, words: tuple[str, ...]) -> dict[str, di
     chosen: dict[str, dict[str, Any]] = {}
     for word in words:
         left, equals, right = word.partition("=")
-        label, dot, option = left.partition(".") if "/" in left else (labels[0], ".", left)
+        label, dot, option = left.partition(".") if "/" in left else ("".join(labels[:1]), ".", left)
         if not (equals and dot and ("/" in left or len(labels) == 1)):
             example = f"{labels[0] if labels else 'norm/mine'}.eps=1e-5"
             raise KitError(f"command line: expected KIND/NAME.OPTION=VALUE, as in {example}, got {word!r}")
@@ -99,7 +99,7 @@ def outcome_text(outcome: Outcome) -> str:
     for failure in outcome.failures:
         by_message.setdefault(failure.message, []).append(failure.test)
     for message, tests in by_message.items():
-        others = f" (and {len(tests) - 1} other tests)" if len(tests) > 1 else ""
+        others = f" (and {len(tests) - 1} other test{'s' * (len(tests) > 2)})" if len(tests) > 1 else ""
         lines.append(f"    {f'{tests[0]}{others}: ' if tests[0] else ''}{message}")
     if outcome.untested:
         lines.append(f"    not tested: {outcome.untested}")

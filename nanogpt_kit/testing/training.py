@@ -77,7 +77,7 @@ def train_briefly(
 ) -> Run:
     """Trains for five steps in `folder`, and returns the finished run.
 
-    `overrides` are written as on the command line: "optimizer.use=lion". `experiment` is an experiment file that takes
+    `overrides` are written as on the command line: "optimizer.use=sgd". `experiment` is an experiment file that takes
     the place of the tiny one, `files` are local component files, `ranks` the number of processes, which are forked and
     use ddp unless `overrides` choose another `parallel`. Nothing is written outside `folder`. Asserts that all losses
     are finite.
