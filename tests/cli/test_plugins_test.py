@@ -14,12 +14,12 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from made_plugins import ORDER
 from nanogpt_kit.cli import main
 from nanogpt_kit.cli.plugins_test import options_by_component, outcome_text
 from nanogpt_kit.core.errors import KitError
 from nanogpt_kit.testing.isolated.outcome import FailedTest, Outcome
 from nanogpt_kit.testing.isolated.target import Declared, Target
+from tests.cli.made_plugins import ORDER
 
 DOCS = Path(__file__).parents[2] / "docs"
 
@@ -83,13 +83,14 @@ def run_test(*words: object, **variables: str) -> subprocess.CompletedProcess[st
 
 def states(done: subprocess.CompletedProcess[str]) -> dict[str, str]:
     assert done.stdout, done.stderr
-    return {outcome["label"]: outcome["state"] for outcome in json.loads(done.stdout)["outcomes"]}
+    return {outcome["label"]: outcome["state"] for outcome in json.loads(done.stdout)[0]["outcomes"]}
 
 
 def code(page: str) -> list[str]:
     return re.findall(r"^```python\n(.*?)^```", (DOCS / page).read_text("utf-8"), re.DOTALL | re.MULTILINE)
 
 
+@pytest.mark.slow
 def test_the_documented_component_file_passes_with_the_documented_settings(tmp_path: Path) -> None:
     """Nothing is left behind, and nothing that belongs to the user is changed."""
     (tmp_path / "glu.py").write_text(code("writing-a-component.md")[0], encoding="utf-8")
@@ -203,6 +204,13 @@ def test_without_pytest_the_remedy_is_named(monkeypatch: pytest.MonkeyPatch) -> 
     answer = CliRunner().invoke(main, ["plugins", "test", "nanogpt-kit"])
     assert isinstance(answer.exception, KitError)
     assert str(answer.exception) == 'no_such_pytest is not installed: pip install "nanogpt-kit[test]"'
+
+
+def test_options_belong_to_one_target() -> None:
+    for words in (["nanogpt-kit", "nanogpt-kit", "norm/layernorm.eps=1"], ["eps=1"]):
+        answer = CliRunner().invoke(main, ["plugins", "test", *words])
+        assert isinstance(answer.exception, KitError)
+        assert f"options are those of one target, got {len(words) - 1} targets" in str(answer.exception)
 
 
 def target(*labels: str) -> Target:
