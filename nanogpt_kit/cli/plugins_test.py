@@ -37,8 +37,8 @@ def plugins_test(words: tuple[str, ...], timeout: float, as_json: bool, trust_co
     """Test what TARGET declares: an installed distribution, a wheel, a source folder, or a component file.
 
     Each component passes the suite of its kind, and trains a tiny model for five steps. The tests that TARGET brings
-    take the place of the suite where they have one of the component: the folder `tests` of a source folder, test_NAME.py
-    beside a component file, the module `conformance` of an installed package or a wheel.
+    take the place of the suite where they have one of the component: the folder `tests` of a source folder,
+    test_NAME.py beside a component file, the module `conformance` of an installed package or a wheel.
 
     Everything happens in an environment that is removed again: a wheel is installed there, over what is installed here.
     """

@@ -58,15 +58,17 @@ def plugin(folder: Path, **modules: str) -> Path:
     """A source folder. `kind_name` of each module is kind and name of the component `Mine` (or `Own`) in it."""
     package = folder / "mine"
     package.mkdir(parents=True)
-    groups = ""
+    (package / "__init__.py").write_text("")
+    groups: dict[str, list[str]] = {}
     for module, source in modules.items():
         (package / f"{module}.py").write_text(source, encoding="utf-8")
         kind, _, name = module.partition("_")
         attribute = re.search(r"class (Mine|Own)\b|def (measure)", source)
         if name and attribute:
             target = f"mine.{module}:{attribute[1] or attribute[2]}"
-            groups += f'[project.entry-points."nanogpt_kit.{kind}"]\n{name} = "{target}"\n'
-    (folder / "pyproject.toml").write_text(PROJECT.format(points=groups), encoding="utf-8")
+            groups.setdefault(kind, []).append(f'{name} = "{target}"\n')
+    points = "".join(f'[project.entry-points."nanogpt_kit.{kind}"]\n{"".join(lines)}' for kind, lines in groups.items())
+    (folder / "pyproject.toml").write_text(PROJECT.format(points=points), encoding="utf-8")
     return folder
 
 
