@@ -349,6 +349,8 @@ WORDS = {
         "data",
     ),
     *("NO_COLOR", "TERM=dumb"),
+    *("nanogpt-kit plugins test TARGET...", "conformance", "source=a.txt", "test_glu.py"),
+    *("nanogpt-kit plugins test my-package dataset/mine.source=a.txt", "nanogpt-kit plugins test DISTRIBUTION"),
     *("nanogpt_kit.verb", "nanogpt-kit DISTRIBUTION/VERB", "nanogpt-kit next-token --help"),
     *("--format NAME", "--format FILE.py", "format.KEY=VALUE", "nanogpt_kit.format", "package-name/"),
     *("numpy_archive.py", "write_source"),
@@ -487,7 +489,7 @@ def test_every_command_exists_with_its_flags_and_keys(page: Path) -> None:
 def test_every_key_of_a_toml_block_exists(page: Path, tmp_path: Path) -> None:
     for block in code(page, "toml"):
         values = tomli.loads(block)
-        if "project" in values or "tool" in values:
+        if {"project", "tool", "plugin"} & values.keys():  # of pyproject.toml, of plugins.toml
             continue
         wrong = [key for key in flat(values) if not is_key(key)]
         assert not wrong, wrong
