@@ -349,7 +349,7 @@ WORDS = {
         "data",
     ),
     *("NO_COLOR", "TERM=dumb"),
-    *("nanogpt-kit plugins test TARGET...", "conformance", "source=a.txt", "test_glu.py"),
+    *("nanogpt-kit plugins test TARGET...", "conformance", "source=a.txt", "test_glu.py", "glu.py", "tests"),
     *("nanogpt-kit plugins test my-package dataset/mine.source=a.txt", "nanogpt-kit plugins test DISTRIBUTION"),
     *("nanogpt_kit.verb", "nanogpt-kit DISTRIBUTION/VERB", "nanogpt-kit next-token --help"),
     *("--format NAME", "--format FILE.py", "format.KEY=VALUE", "nanogpt_kit.format", "package-name/"),

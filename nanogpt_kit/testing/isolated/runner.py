@@ -1,4 +1,4 @@
-"""Tests a target: its own tests, then each component that they do not cover, each in a process of its own."""
+"""Tests a target: its own tests, then each component that they do not cover, each in a separate process."""
 
 from __future__ import annotations
 
