@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from nanogpt_kit.testing.isolated.outcome import Outcome
     from nanogpt_kit.testing.isolated.target import Target
 
-SECONDS = 300.0  # limit of a process; the largest suite, of attentions, takes 30 s on two cores
+SECONDS = 300.0  # limit of a process
 NEEDED = ("pytest", "hypothesis")
 
 
