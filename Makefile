@@ -2,13 +2,16 @@
 PYTHON ?= python
 export OMP_WAIT_POLICY = passive
 
-.PHONY: quick test check docs bench
+.PHONY: quick test plugins check docs bench
 
 quick:  # within 40 seconds
 	$(PYTHON) -m pytest -q -m quick
 
 test:  # the default tests, on all cores
 	$(PYTHON) -m pytest -n auto
+
+plugins:  # the tests of each plugin, on a wheel of it over the environment at hand
+	for plugin in plugins/*/; do $(PYTHON) -m nanogpt_kit plugins test $$plugin || exit 1; done
 
 check:  # lint, format, types, layers
 	$(PYTHON) -m ruff check .

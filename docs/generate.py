@@ -5,6 +5,7 @@ A block stands between `<!-- KIND: ARGUMENTS -->` and `<!-- end -->`; its kinds 
 
 from __future__ import annotations
 
+import ast
 import dataclasses
 import importlib
 import inspect
@@ -16,12 +17,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import tomli
 from click.testing import CliRunner
 
 sys.path.append(str(Path(__file__).parent))
 from kind_blocks import example_block, interface_block, suite_block
 
-from nanogpt_kit import api
+from nanogpt_kit import __version__, api
 from nanogpt_kit.cli import main as command_line
 from nanogpt_kit.core import kinds
 from nanogpt_kit.core.class_source import first_sentence
@@ -29,11 +31,12 @@ from nanogpt_kit.core.describe import OptionDescription, describe_options
 from nanogpt_kit.core.experiment import Experiment
 from nanogpt_kit.core.hooks import RunHooks
 from nanogpt_kit.core.options import Component, Options
-from nanogpt_kit.core.registry import KIT_DISTRIBUTION, Entry, Registry
+from nanogpt_kit.core.registry import GROUP, KIT_DISTRIBUTION, Entry, Registry
 from nanogpt_kit.core.shipped import read_header, shipped_experiments
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").rglob("*.md")])
+LISTED = ROOT / "docs" / "plugins.toml"
 BLOCK = re.compile(r"(?P<start><!-- (?P<kind>[a-z]+): (?P<arguments>[^>]*?) -->\n).*?(?P<end><!-- end -->)", re.DOTALL)
 OTHER_TABLES: dict[str, type[Options]] = {"experiment": Experiment, "optimizer.group": kinds.ParameterGroup}
 STARS = {inspect.Parameter.VAR_POSITIONAL: "*", inspect.Parameter.VAR_KEYWORD: "**"}
@@ -211,6 +214,53 @@ def api_summary(name: str) -> str:
     return first_sentence(inspect.getdoc(value) or "") if is_documented else OTHER_NAMES[name]
 
 
+def plugins_block(_: str) -> str:
+    """Each distribution below plugins/: its components and verbs, by its metadata and the docstrings of its modules."""
+    parts = []
+    for project_file in sorted((ROOT / "plugins").glob("*/pyproject.toml")):
+        project = tomli.loads(project_file.read_text(encoding="utf-8"))["project"]
+        groups = {group.removeprefix(GROUP): points for group, points in project["entry-points"].items()}
+        rows = [
+            plugin_row(project_file.parent, kind, name, target)
+            for kind, points in sorted(groups.items())
+            for name, target in sorted(points.items())
+        ]
+        page = f"[README](../plugins/{project_file.parent.name}/README.md)"
+        tested = f"Version {project['version']}, tested with nanogpt-kit {__version__}: {page}."
+        header = ["kind", "name", "what it is", "source"]
+        parts.append(f"### {project['name']}\n\n{project['description']} {tested}\n\n{table(header, rows)}")
+    return "\n".join(parts)
+
+
+def plugin_row(folder: Path, kind: str, name: str, target: str) -> list[object]:
+    """From the docstring of the module, which is not imported: its libraries need not be installed."""
+    module = folder / target.partition(":")[0].replace(".", "/")
+    file = next(path for path in (module.with_suffix(".py"), module / "__init__.py") if path.is_file())
+    docstring = ast.get_docstring(ast.parse(file.read_text(encoding="utf-8"))) or ""
+    text, _, source = docstring.partition("\nSource:")
+    paragraph = re.sub(r"\s+", " ", text.strip().partition("\n\n")[0])
+    sentence = re.match(r".*?\.(?= |$)|.*", paragraph)
+    assert sentence, "a pattern that matches any text"
+    return [f"`{kind}`", f"`{name}`", sentence[0], source.partition("\n\n")[0].strip().rstrip(".")]
+
+
+def listed_block(_: str) -> str:
+    """The entries of docs/plugins.toml."""
+    plugins = tomli.loads(LISTED.read_text(encoding="utf-8")).get("plugin", [])
+    rows: list[list[object]] = [
+        [
+            f"[{plugin['distribution']}]({plugin['page']})",
+            ", ".join(f"`{component}`" for component in plugin["components"]),
+            plugin["sentence"],
+            plugin["source"],
+            plugin["tested_with"],
+        ]
+        for plugin in sorted(plugins, key=lambda plugin: plugin["distribution"])
+    ]
+    header = ["distribution", "components", "what it is", "source", "tested with"]
+    return table(header, rows) if rows else "No distribution of others is listed yet.\n"
+
+
 BLOCKS: dict[str, Callable[[str], str]] = {
     "options": options_block,
     "section": section_block,
@@ -223,6 +273,8 @@ BLOCKS: dict[str, Callable[[str], str]] = {
     "suite": suite_block,
     "interface": interface_block,
     "api": api_block,
+    "plugins": plugins_block,
+    "listed": listed_block,
 }
 
 

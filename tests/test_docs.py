@@ -360,6 +360,8 @@ WORDS = {
     ),
     *("NO_COLOR", "TERM=dumb"),
     *("license", "nanogpt-kit>=0.2,<0.3", "python -m pytest"),
+    *("nanogpt-kit plugins test TARGET...", "conformance", "source=a.txt", "test_glu.py", "glu.py", "tests"),
+    *("nanogpt-kit plugins test my-package dataset/mine.source=a.txt", "nanogpt-kit plugins test DISTRIBUTION"),
     *("nanogpt_kit.verb", "nanogpt-kit DISTRIBUTION/VERB", "nanogpt-kit next-token --help"),
     *("--format NAME", "--format FILE.py", "format.KEY=VALUE", "nanogpt_kit.format", "package-name/"),
     *("numpy_archive.py", "write_source"),
@@ -499,7 +501,7 @@ def test_every_key_of_a_toml_block_exists(page: Path, tmp_path: Path) -> None:
     text = EXAMPLE_OF_A_KIND.sub("", page.read_text(encoding="utf-8"))  # the tests of that component load it
     for block in (block for language, block in BLOCK.findall(text) if language == "toml"):
         values = tomli.loads(block)
-        if "project" in values or "tool" in values:
+        if {"project", "tool", "plugin"} & values.keys():  # of pyproject.toml, of plugins.toml
             continue
         wrong = [key for key in flat(values) if not is_key(key)]
         assert not wrong, wrong

@@ -80,8 +80,9 @@ def train_briefly(
 
     `overrides` are written as on the command line: "optimizer.use=sgd". `experiment` is an experiment file that takes
     the place of the tiny one, with a model, steps and batches as small, and a little text in place of a built-in
-    dataset. `files` are local component files, `ranks` the number of processes, which are forked. Nothing is written
-    outside `folder`. Raises KitError for a mistake, RunFailed where a loss is not finite.
+    dataset. `files` are local component files, `ranks` the number of processes, which are forked and use ddp unless
+    `overrides` choose another `parallel`. Nothing is written outside `folder`. Raises KitError for a mistake, RunFailed
+    where a loss is not finite.
     """
 
     def train(rank: int) -> str:

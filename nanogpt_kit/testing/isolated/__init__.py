@@ -1,5 +1,5 @@
 """`nanogpt-kit plugins test`: the suites of everything that a plugin declares, in an environment that is removed again.
 
-`target` is what is tested, `environment` where, `session` and `recorder` run pytest there in a process of its own, and
+`target` is what is tested, `environment` where, `session` and `recorder` run pytest there in a separate process, and
 `outcome` is what came of it.
 """

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -20,6 +21,7 @@ from nanogpt_kit.core.errors import KitError
 from nanogpt_kit.core.requirements import KIT_DISTRIBUTION
 
 KEPT_VERSIONS = ("torch",)  # what must not change when a missing library is installed: it is what the command runs with
+ERROR_LINE = re.compile(r"\s*(ERROR|[\w.]*Error): ")  # of pip, or of a build backend; hints follow
 SEEN_FROM = "environment_of_the_command.pth"
 
 
@@ -79,7 +81,7 @@ class IsolatedEnvironment:
             return Ended(code, output.read().decode("utf-8", "replace"))
 
     def install(self, *words: str) -> None:
-        """`pip install WORDS`, by the pip of the command. Raises KitError with the last line of what it prints."""
+        """`pip install WORDS`, by the pip of the command. Raises KitError with the error that it prints."""
         kept = [KIT_DISTRIBUTION, *KEPT_VERSIONS]
         constraints = self.folder / "constraints.txt"
         constraints.write_text("".join(f"{name}=={version_of(name)}\n" for name in kept), encoding="utf-8")
@@ -92,14 +94,14 @@ def version_of(distribution: str) -> str:
 
 
 def run_pip(words: Sequence[str], cwd: Path | None = None) -> None:
-    """Raises KitError with the last line of what pip prints."""
+    """Raises KitError with the error that pip prints."""
     done = subprocess.run([sys.executable, "-m", "pip", *words], cwd=cwd, capture_output=True, text=True)
     if done.returncode:
         if "No module named pip" in done.stderr:
             raise KitError('pip is missing: pip install "nanogpt-kit[test]"')
         lines = [line for line in (done.stdout + done.stderr).splitlines() if line.strip()]
-        last = next((line for line in reversed(lines) if "error" in line.lower()), lines[-1] if lines else "no message")
-        raise KitError(f"pip failed: {last.strip()}")
+        errors = [line for line in lines if ERROR_LINE.match(line)] or lines or ["no message"]
+        raise KitError(f"pip failed: {errors[-1].strip()}")
 
 
 def kill_session(process: subprocess.Popen[bytes]) -> None:

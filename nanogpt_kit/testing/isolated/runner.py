@@ -1,4 +1,4 @@
-"""Tests a target: its own tests, then each component that they do not cover, each in a process of its own."""
+"""Tests a target: its own tests, then each component that they do not cover, each in a separate process."""
 
 from __future__ import annotations
 
@@ -57,9 +57,7 @@ class TargetRunner:
         return self.environment.run([*SESSION, mode, str(events), *others], self.seconds, **consent, **variables)
 
     def new_file(self) -> Path:
-        return next(
-            path for n in count() if not (path := self.environment.folder / f"events-{n}.jsonl").exists()
-        )
+        return next(path for n in count() if not (path := self.environment.folder / f"events-{n}.jsonl").exists())
 
     def run_own_tests(self, others: Outcome) -> Iterator[OwnSuite]:
         """The suites among the tests that the target brings; what is not of a suite is added to `others`."""

@@ -1,7 +1,7 @@
-"""`python -m nanogpt_kit.testing.isolated.session`: pytest in a process of its own, in an isolated environment.
+"""`python -m nanogpt_kit.testing.isolated.session`: pytest in a separate process, in an isolated environment.
 
-    session component EVENTS      the component that the environment variable names, by the suite of its kind
-    session own EVENTS ARGUMENT   the tests that the target brings: a folder, a file, or the name of a module
+session component EVENTS      the component that the environment variable names, by the suite of its kind
+session own EVENTS ARGUMENT   the tests that the target brings: a folder, a file, or the name of a module
 """
 
 from __future__ import annotations

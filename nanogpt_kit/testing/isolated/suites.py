@@ -10,6 +10,6 @@ from nanogpt_kit.testing.component import ComponentConformance
 
 def suite_of(kind: str) -> type[ComponentConformance]:
     """Its class, which is in the module of the kind's name."""
-    suite = getattr(importlib.import_module(f"nanogpt_kit.testing.{kind}"), f"{KINDS[kind].__name__}Conformance")
-    assert issubclass(suite, ComponentConformance)
+    module = importlib.import_module(f"nanogpt_kit.testing.{kind}")
+    suite: type[ComponentConformance] = getattr(module, f"{KINDS[kind].__name__}Conformance")
     return suite

@@ -94,7 +94,7 @@ def target_of_wheel(text: str, path: Path) -> Target:
     try:
         root = zipfile.Path(path)
         (info,) = [folder for folder in root.iterdir() if folder.name.endswith(".dist-info")]
-        distribution = metadata.PathDistribution(info)  # type: ignore[arg-type]  # zipfile.Path has what it uses
+        distribution = metadata.PathDistribution(info)
         found = target_of_distribution(text, distribution)
     except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
         raise KitError(f"{text} is not a wheel: {error}") from None

@@ -1,4 +1,4 @@
-"""A component that is tested in a process of its own: its class, its options, the overrides that train with it."""
+"""A component that is tested in a separate process: its class, its options, the overrides that train with it."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class TestedComponent:
     options: dict[str, Any]
     file: str = ""
     model: dict[str, Any] | None = None  # that a format can hold, as its own suite has it
-    is_tested: bool = False  # by a suite of its own, so that only the training is left
+    is_tested: bool = False  # by its own suite, so that only the training is left
 
     @classmethod
     def read(cls) -> TestedComponent:
