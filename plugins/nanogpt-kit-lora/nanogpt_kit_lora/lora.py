@@ -58,7 +58,7 @@ class LoRA(Model):
         """What is written of an option that both models have holds for both."""
         if not isinstance(values, dict):
             return values
-        base = values.get("base", {"use": "gpt"})
+        base = values.get("base", cls.model_fields["base"].default)
         tables = {"use": base} if isinstance(base, str) else base
         values = dict(values)
         for name in SHARED:
