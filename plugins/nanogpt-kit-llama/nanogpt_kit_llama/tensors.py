@@ -98,8 +98,7 @@ def without_implied(
     """The remaining tensors, without a tied head that repeats the embedding, and speeds of positions in old files."""
     rest = dict(theirs)
     head, embedding = rest.get(HEAD), weights.get(EMBEDDING)
-    tied = config["tie_word_embeddings"] and head is not None and embedding is not None
-    if tied and head.shape == embedding.shape and torch.equal(head, embedding):
+    if config["tie_word_embeddings"] and head is not None and embedding is not None and torch.equal(head, embedding):
         del rest[HEAD]
     size, theta = config["hidden_size"] // config["num_attention_heads"], config["rope_parameters"]["rope_theta"]
     if config["rope_parameters"]["rope_type"] == "default":
@@ -112,7 +111,7 @@ def without_implied(
 
 def split(weights: Mapping[str, Tensor], config: Mapping[str, Any], biases: bool) -> dict[str, Tensor]:
     """The weights by the names of Llama; the padding of the vocabulary is left out."""
-    result = {}
+    result: dict[str, Tensor] = {}
     for ours, parts in tensors_of(config, biases):
         rows = [shape[0] for shape in parts.values()]
         pieces = weights[ours][: sum(rows)].split(rows)

@@ -30,10 +30,8 @@ def end_token(folder: Path, config: Mapping[str, Any]) -> dict[str, str]:
 
 def write_tokenizer(folder: Path, encoder: Encoder, context: int) -> None:
     """Writes the files where Hugging Face's library can encode as the encoder does; logs where it cannot."""
-    if isinstance(encoder, LibraryEncoder):
-        content, end = encoder.json, encoder.eot
-    else:
-        content, end = byte_level_json(encoder), END
+    content = encoder.json if isinstance(encoder, LibraryEncoder) else byte_level_json(encoder)
+    end = encoder.eot if isinstance(encoder, LibraryEncoder) else END
     if content is None:
         logger.info("the tokenizer is not part of the export: transformers has none that encodes as it does")
         return

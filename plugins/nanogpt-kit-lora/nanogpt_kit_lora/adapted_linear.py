@@ -31,7 +31,8 @@ class Adapter(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         if self.training and self.dropout:
             x = F.dropout(x, self.dropout)
-        return F.linear(F.linear(x, self.a), self.b) * self.scale  # (..., out)
+        y: Tensor = F.linear(F.linear(x, self.a), self.b) * self.scale  # (..., out)
+        return y
 
     def product(self) -> Tensor:
         """What it adds to the weight: (out, in)."""
@@ -61,6 +62,7 @@ class AdaptedLinear(nn.Linear):
 
 @functools.cache
 def adapted_class(layer: type[nn.Linear]) -> type[nn.Linear]:
+    """One class for each class of layers, so that a compiler sees the same code in all of them."""
     return type(f"Adapted{layer.__name__}", (AdaptedLinear, layer), {})
 
 
@@ -80,7 +82,7 @@ def add_adapters(layer: nn.Linear, parts: Collection[int], rank: int, scale: flo
         name = f"lora_{index}" if len(slices) > 1 else "lora"
         layer.add_module(name, Adapter(layer.in_features, rows.stop - rows.start, rank, scale, dropout))
         adapters.append((name, rows))
-    layer.__class__ = adapted_class(type(layer))
+    layer.__class__ = adapted_class(type(layer))  # type: ignore[arg-type]
     assert isinstance(layer, AdaptedLinear)
     layer.adapters = tuple(adapters)
 

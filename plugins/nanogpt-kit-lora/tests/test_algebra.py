@@ -93,7 +93,9 @@ def test_dropout_is_on_what_adapters_see_and_in_training_alone() -> None:
         kept = nn.functional.dropout(x, 0.5)
         adapter = layer.lora
         product = component.scale * (kept @ adapter.a.T) @ adapter.b.T
-        torch.testing.assert_close(found, nn.functional.linear(x, layer.weight, layer.bias) + product, rtol=0, atol=1e-12)
+        torch.testing.assert_close(
+            found, nn.functional.linear(x, layer.weight, layer.bias) + product, rtol=0, atol=1e-12
+        )
 
 
 def test_adapters_and_named_parameters_are_trained_and_nothing_else() -> None:
