@@ -65,7 +65,7 @@ def gpt2_pattern() -> str:
 
 
 def library_json(tokens: list[bytes], end: int) -> str:
-    """Every pair of tokens that together are a token is merged, earlier tokens first, as tiktoken does."""
+    """As tiktoken encodes: a piece that is a token is one; else every pair that is a token is merged, lowest id first."""
     import tokenizers as hf
 
     letters = {value: letter for letter, value in BPEEncoder.letters.items()}
@@ -82,7 +82,7 @@ def library_json(tokens: list[bytes], end: int) -> str:
 
     merges = [(spelled(first), spelled(second)) for *_, (first, second) in sorted(pairs)]
     vocabulary = {spelled(token): rank for token, rank in ranks.items()} | {END: end}
-    tokenizer = hf.Tokenizer(hf.models.BPE(vocab=vocabulary, merges=merges))
+    tokenizer = hf.Tokenizer(hf.models.BPE(vocab=vocabulary, merges=merges, ignore_merges=True))
     tokenizer.pre_tokenizer = hf.pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = hf.decoders.ByteLevel()
     tokenizer.add_special_tokens([END])

@@ -13,7 +13,11 @@ from nanogpt_kit.testing.training import train_briefly
 ADAPTED = """\
 extends = "tiny.toml"
 name = "adapted"
-model = { use = "lora", init_from = "tiny", base = { use = "gpt", n_layer = 2, n_head = 2, n_embd = 16, block_size = 16 } }
+
+[model]
+use = "lora"
+init_from = "tiny"
+base = { use = "gpt", n_layer = 2, n_head = 2, n_embd = 16, block_size = 16 }
 """
 
 

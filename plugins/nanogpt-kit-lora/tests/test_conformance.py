@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
-import nanogpt_kit.testing.model as suite
 from nanogpt_kit_lora.lora import LoRA
+
+import nanogpt_kit.testing.model as suite
 
 BASE: dict[str, Any] = {
     "use": "gpt",
