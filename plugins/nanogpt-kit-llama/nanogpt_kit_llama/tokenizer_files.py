@@ -65,7 +65,7 @@ def gpt2_pattern() -> str:
 
 
 def library_json(tokens: list[bytes], end: int) -> str:
-    """As tiktoken encodes: a piece that is a token is one; else every pair that is a token is merged, lowest id first."""
+    """As tiktoken encodes: a piece that is a token is one; else pairs that are a token are merged, lowest id first."""
     import tokenizers as hf
 
     letters = {value: letter for letter, value in BPEEncoder.letters.items()}
