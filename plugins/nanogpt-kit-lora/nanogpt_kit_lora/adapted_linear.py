@@ -36,7 +36,8 @@ class Adapter(nn.Module):
 
     def product(self) -> Tensor:
         """What it adds to the weight: (out, in)."""
-        return self.scale * self.b @ self.a
+        product: Tensor = self.scale * (self.b @ self.a)
+        return product
 
 
 class AdaptedLinear(nn.Linear):
@@ -47,7 +48,8 @@ class AdaptedLinear(nn.Linear):
     def forward(self, x: Tensor) -> Tensor:
         y: Tensor = super().forward(x)  # (..., all outputs)
         if len(self.adapters) == 1 and self.adapters[0][1] == slice(0, self.out_features):
-            return y + self.adapter(self.adapters[0][0])(x)
+            y = y + self.adapter(self.adapters[0][0])(x)
+            return y
         pieces, end = [], 0
         for name, rows in self.adapters:
             pieces += [y[..., end : rows.start], y[..., rows] + self.adapter(name)(x)]
