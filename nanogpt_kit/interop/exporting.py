@@ -12,6 +12,7 @@ from torch import nn
 
 from nanogpt_kit.core.errors import KitError
 from nanogpt_kit.core.experiment import Experiment
+from nanogpt_kit.core.inner_models import inner_model, with_inner_model
 from nanogpt_kit.core.kinds import Encoder, ExportedModel, Format
 from nanogpt_kit.interop.formats import NamedFormat, built_in_formats, can_write, find_format, plugin_entries
 from nanogpt_kit.runs.files import check_writable
@@ -60,7 +61,9 @@ def write_exported(exported: ExportedModel, chosen: NamedFormat, folder: Path) -
 
 
 def exported_model(experiment: Experiment, module: nn.Module, encoder: Encoder) -> ExportedModel:
-    """What a format may write of a model."""
+    """What a format may write of a model: of one that adds weights to another, such as adapters, that one, merged."""
+    if inner_model(experiment.model) is not None:
+        module, experiment = experiment.model.merge(module), with_inner_model(experiment)
     files = {f"components/{path.name}": source for path, source in experiment.component_sources.items()}
     return ExportedModel(
         experiment={**experiment.resolved(), "components": list(files)},

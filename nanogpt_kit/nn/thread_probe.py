@@ -14,6 +14,7 @@ from typing import Any, TypeVar, cast
 import torch
 from torch import Tensor, nn
 
+from nanogpt_kit.core.inner_models import inner_model
 from nanogpt_kit.core.kinds import Model, ModelContext, Parallel
 from nanogpt_kit.core.options import RunContext
 from nanogpt_kit.nn.cache import KVCache
@@ -83,8 +84,7 @@ def hazard_of_model(model: Model, calls_of: Callable[[nn.Module], tuple[Any, lis
 
     `calls_of(module)` returns an object that holds all state, and two calls.
     """
-    if "n_layer" in type(model).model_fields:
-        model = model.model_copy(update={"n_layer": min(LAYERS, getattr(model, "n_layer"))})  # noqa: B009
+    model = with_few_layers(model)
     with preserved_random_state():
         try:
             on_meta = build_on_meta(model, VOCABULARY)
@@ -97,6 +97,16 @@ def hazard_of_model(model: Model, calls_of: Callable[[nn.Module], tuple[Any, lis
             return hazard_of_calls(*calls_of(module))
         except Exception as error:  # from a component's code; if it matters, the run itself reports it
             return f"it cannot be tried: {str(error).partition(chr(10))[0] or repr(error)}"
+
+
+def with_few_layers(model: Model) -> Model:
+    """The model, or the one that it adds weights to, with at most as many layers as a small copy has."""
+    inner = inner_model(model)
+    if inner is not None:
+        return model.model_copy(update={str(model.inner_slot): with_few_layers(inner)})
+    if "n_layer" not in type(model).model_fields:
+        return model
+    return model.model_copy(update={"n_layer": min(LAYERS, getattr(model, "n_layer"))})  # noqa: B009
 
 
 @torch.no_grad()

@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from nanogpt_kit.core.inner_models import inner_model
 from nanogpt_kit.core.kinds import Init, Model, ModelContext, Multipliers
 from nanogpt_kit.core.registry import Registry
 from nanogpt_kit.nn.parameter_shapes import parameter_shapes
@@ -235,6 +236,22 @@ class ModelConformance(CausalityConformance):
         with errors_as_failures(f"its weights do not fit a model with block_size = {CROPPED_LENGTH}: {remedy}"):
             built.load_state_dict(module.state_dict())
         assert_same(built(ids), before, f"a model with block_size = {CROPPED_LENGTH} computes something else: {remedy}")
+
+    @torch.no_grad()
+    def test_merged_it_is_its_inner_model_and_computes_the_same(self) -> None:
+        inner = inner_model(self.component)
+        if inner is None:
+            pytest.skip(f"{type(self.component).__name__} has no inner_slot")
+        module, ids = self.build(), self.tokens()
+        before = {name: value.clone() for name, value in module.state_dict().items()}
+        merged = self.component.merge(module)
+        remedy = "return a copy that has the weights of the model in inner_slot, and computes what the module does"
+        assert_same(merged(ids), module(ids), f"merged it computes something else: {remedy}", atol=1e-4)
+        same = all(torch.equal(value, before[name]) for name, value in module.state_dict().items())
+        assert same, "merge changed the module: copy it first"
+        names = inner.build(ModelContext(vocab_size=self.vocab_size)).state_dict().keys()
+        assert merged.state_dict().keys() == names, f"merged it has other weights than its inner model: {remedy}"
+        assert names <= before.keys(), "it renames weights of its inner model: keep their names, and add others"
 
     @torch.no_grad()
     def test_it_applies_multipliers_where_it_says_so(self) -> None:

@@ -11,7 +11,6 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from nanogpt_kit.checkpoint.fit import load_matching_weights
 from nanogpt_kit.core.experiment import Experiment
 
 logger = logging.getLogger(__name__)
@@ -42,11 +41,6 @@ def with_loss_weights(weights: Mapping[str, Tensor], module: nn.Module) -> dict[
     if any(name.startswith(OF_LOSS) for name in weights):
         return dict(weights)
     return {**weights, **{name: value for name, value in module.state_dict().items() if name.startswith(OF_LOSS)}}
-
-
-def load_starting_weights(module: nn.Module, weights: Mapping[str, Tensor], origin: str) -> None:
-    """Loads weights; those of the loss stay as they are where there are none. Raises KitError as loading does."""
-    load_matching_weights(module, with_loss_weights(weights, module), origin)
 
 
 def loss_shapes(weights: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:

@@ -30,13 +30,13 @@ from nanogpt_kit.train.evaluation import Evaluation, eval_mode, publish_samples,
 from nanogpt_kit.train.finite import FiniteChecks
 from nanogpt_kit.train.memory import choose_micro_batch_size, memory_metrics, step_memory_hint
 from nanogpt_kit.train.model_options import ScheduledOptions
-from nanogpt_kit.train.other_loss import load_starting_weights
 from nanogpt_kit.train.precision import Precision
 from nanogpt_kit.train.progress import Progress
 from nanogpt_kit.train.resume_point import ResumePoint
 from nanogpt_kit.train.run_log import RunLog
 from nanogpt_kit.train.schedules import Schedules
 from nanogpt_kit.train.setup import Setup
+from nanogpt_kit.train.starting_weights import load_starting_weights
 from nanogpt_kit.train.stop import Decision, StopSignals, StopState
 from nanogpt_kit.train.summary import summarize_run
 
@@ -66,7 +66,7 @@ class Trainer:
         starts = self.batches.batches.starts
         self.finite = FiniteChecks(self.experiment, self.model, self.world, self.progress, self.scaler, starts)
         if not self.resume_point.load_weights(self.model) and weights is not None:
-            load_starting_weights(self.model, weights, str(self.experiment.model.init_from))
+            load_starting_weights(self.model, weights, self.experiment.model)
         self.diagnostics = Diagnostics(self.model, self.experiment.train.watch)
         self.parallel = setup.parallel_model(self.model)
         self.optimizer = build_optimizer(self.experiment, self.model, shapes)

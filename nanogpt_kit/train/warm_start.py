@@ -16,8 +16,9 @@ from nanogpt_kit.checkpoint import store
 from nanogpt_kit.checkpoint.fit import check_weights_match
 from nanogpt_kit.checkpoint.manifest import TOKENIZER, Manifest, find_damage, step_of
 from nanogpt_kit.checkpoint.of_run import checkpoint_of_run
-from nanogpt_kit.core.errors import Fault, KitError
+from nanogpt_kit.core.errors import Fault, KitError, dotted
 from nanogpt_kit.core.experiment import Experiment
+from nanogpt_kit.core.inner_models import inner_model, key_of_inner
 from nanogpt_kit.core.layered_differences import with_shortest_lists
 from nanogpt_kit.core.layered_slots import of_layer
 from nanogpt_kit.core.options import digest
@@ -32,8 +33,9 @@ from nanogpt_kit.runs.find import PUBLISHED_MODELS, FoundRun, find_run
 from nanogpt_kit.runs.folder import RunFolder
 from nanogpt_kit.runs.provenance import InitFrom
 from nanogpt_kit.runs.recorded_experiment import explained_by, load_recorded, warn_of_other_versions
-from nanogpt_kit.train.other_loss import with_loss_weights, without_other_loss
+from nanogpt_kit.train.other_loss import without_other_loss
 from nanogpt_kit.train.starting_tokens import describe_other_tokens, other_tokens_error, token_semantics
+from nanogpt_kit.train.starting_weights import comparable_experiments, completed_weights
 
 logger = logging.getLogger(__name__)
 
@@ -76,14 +78,15 @@ class WarmStart:
         before = load_recorded(RunFolder(checkpoint.parents[1]), (), trust_code, needs=(), step=step_of(checkpoint))
         versions = warn_of_other_versions(before, ("init",))
         differences = model_differences(experiment, before)
+        merges = inner_model(experiment.model) is None
         tokenizer = read_tokenizer_record(checkpoint / TOKENIZER)
         vocab_size = tokenizer.vocab_size
         with explained_by(versions):
-            weights = cropped_weights(checkpoint, before, vocab_size, experiment.model.block_size)
+            weights = cropped_weights(checkpoint, before, vocab_size, experiment.model.block_size, merges)
         shapes = build_on_meta(experiment.model, vocab_size)
-        weights = without_other_loss(weights, experiment, before, shapes, checkpoint)
+        weights = without_other_loss(weights, *comparable_experiments(experiment, before), shapes, checkpoint)
         if shapes is not None:
-            given = with_loss_weights(weights, shapes)
+            given = completed_weights(weights, shapes, experiment.model)
             try:
                 check_weights_match(shapes, given, str(checkpoint), same_options_remedy(differences))
             except KitError as error:  # other tokens are reported with it
@@ -185,11 +188,13 @@ def original_checkpoint(resumed: RunFolder) -> Path:
 
 def model_differences(experiment: Experiment, before: Experiment) -> dict[str, tuple[Any, Any]]:
     """Options of the model that differ, as key: (here, there). Weights may fit although the network is another one."""
-    experiment, before = with_shortest_lists(experiment), with_shortest_lists(before)
+    mine, theirs = comparable_experiments(experiment, before)
+    key_of_model = dotted(key_of_inner(experiment.model)) if mine is not experiment else "model"
+    experiment, before = with_shortest_lists(mine), with_shortest_lists(theirs)
     changed = experiment.differences(before)
     replaced = tuple(key.removesuffix("use") for key in changed if key.endswith(".use"))
     return {
-        key: (now, then)
+        key.replace("model", key_of_model, 1): (now, then)
         for key, (now, then) in changed.items()
         if key.startswith("model.")
         and key not in MAY_DIFFER
@@ -232,11 +237,18 @@ def compute_same_attention(*experiments: Experiment) -> bool:
     return True
 
 
-def cropped_weights(checkpoint: Path, before: Experiment, vocab_size: int, block_size: int) -> dict[str, Tensor]:
-    """The weights of a checkpoint, without those of positions from `block_size` on."""
+def cropped_weights(
+    checkpoint: Path, before: Experiment, vocab_size: int, block_size: int, merges: bool
+) -> dict[str, Tensor]:
+    """The weights of a checkpoint, without those of positions from `block_size` on.
+
+    `merges`: those that its model adds to the one in its slot, if it does, are merged into that one's.
+    """
     model = build_uninitialized(before.model, before.model_context(vocab_size))
     store.load_weights(checkpoint, model)
     crop = getattr(model, "crop", None)
     if crop is not None and block_size < before.model.block_size:
         crop(block_size)
+    if merges and inner_model(before.model) is not None:
+        model = before.model.merge(model)
     return model.state_dict()

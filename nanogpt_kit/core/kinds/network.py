@@ -80,6 +80,9 @@ class Model(Component):
     kind: ClassVar[str] = "model"
     relative: ClassVar[bool] = False  # only distances matter, so positions may exceed block_size
     applies_multipliers: ClassVar[bool] = False  # the module applies `ModelContext.multipliers`
+    # The slot of another model, to whose weights this one adds others, such as adapters. Its module has all weights of
+    # that model, by the same names: `init_from` may name a run of it, and formats write what `merge` returns.
+    inner_slot: ClassVar[str | None] = None
     block_size: int = Field(1024, ge=1, le=2**27, description="context length in tokens")
     document_mask: bool = Field(False, description="attend only to tokens of the same document")
     init_from: PathStr | None = Field(
@@ -95,6 +98,10 @@ class Model(Component):
 
     @abstractmethod
     def build(self, ctx: ModelContext) -> nn.Module: ...
+
+    def merge(self, module: nn.Module) -> nn.Module:
+        """A module of the model in `inner_slot` that computes what `module` does in eval mode, which stays as it is."""
+        raise NotImplementedError
 
 
 class Mixer(Component):

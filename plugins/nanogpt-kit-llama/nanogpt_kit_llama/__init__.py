@@ -1,0 +1,1 @@
+"""Llama-shaped models for nanogpt-kit, in the files of transformers."""
