@@ -18,8 +18,8 @@ from nanogpt_kit.core.registry import VERB, Entry, Registry
 def plugins_show(name: str, as_json: bool) -> None:
     """Show what component NAME is, where it is from, and its options.
 
-    NAME is as in gpt, norm/layernorm or DIST/my_norm, or as in optimizer:DIST/my_norm, where DIST is a distribution. Of a
-    kind, its components are listed. Of a verb of a plugin, its description is shown.
+    NAME is as in gpt, norm/layernorm, DIST/my_norm or norm:DIST/my_norm, where DIST is a distribution. Of a kind, its
+    components are listed. Of a verb of a plugin, its description is shown.
     """
     from nanogpt_kit.cli.option_text import component_record, component_text, found_record, found_text
     from nanogpt_kit.core.lookup import FoundKind, find_components, slots_of_kind
