@@ -107,8 +107,9 @@ def eigenvectors(outer: Tensor) -> Tensor:
     """In fp64 where fp32 does not converge; NaN where a gradient is not finite, which the run then reports."""
     for dtype in (outer.dtype, torch.float64):
         try:
-            return torch.linalg.eigh(outer.to(dtype)).eigenvectors.to(outer.dtype)
-        except torch.linalg.LinAlgError:
+            vectors: Tensor = torch.linalg.eigh(outer.to(dtype)).eigenvectors
+            return vectors.to(outer.dtype)
+        except torch.linalg.LinAlgError:  # type: ignore[attr-defined]
             continue
     return torch.full_like(outer, math.nan)
 
@@ -153,8 +154,8 @@ def rotate_back(x: Tensor, bases: Bases) -> Tensor:
     return rotate(x, [None if basis is None else basis.T for basis in bases])
 
 
-def split(whole: Tensor, rows: Sequence[int]) -> Sequence[Tensor]:
-    return whole.split(list(rows))
+def split(whole: Tensor, rows: Sequence[int]) -> tuple[Tensor, ...]:
+    return torch.split(whole, list(rows))
 
 
 def full(value: Any) -> Tensor:
