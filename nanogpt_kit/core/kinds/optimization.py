@@ -63,6 +63,19 @@ class Optimizer(Component):
         parallel = [key for key in ("params", "names", "rows") if key in group]
         return {**group, **{key: list(compress(group[key], keep)) for key in parallel}}
 
+    @classmethod
+    def matrices_apart(
+        cls, groups: list[dict[str, Any]], slot: str
+    ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+        """The groups of matrices (A, B), and those of all other parameters, marked for the optimizer in the option
+        `slot`; groups without parameters are left out."""
+        matrices, others = [], []
+        for group in groups:
+            is_matrix = [group["role"] == "matrix" and p.ndim == 2 for p in group["params"]]  # neither kernel nor stack
+            matrices.append(cls.part_of_group(group, is_matrix))
+            others.append({**cls.part_of_group(group, [not one for one in is_matrix]), "slot": slot})
+        return [one for one in matrices if one["params"]], [one for one in others if one["params"]]
+
 
 class Schedule(Component):
     """How an option changes during a run, by default the learning rate: a pure function of the progress."""
