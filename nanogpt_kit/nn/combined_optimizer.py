@@ -7,6 +7,8 @@ from typing import Any
 
 import torch
 
+from nanogpt_kit.core.evaluation_weights import set_evaluation_weights, set_trained_weights
+
 
 class CombinedOptimizer(torch.optim.Optimizer):
     """Optimizers of different parameters behind the interface of one: its groups are theirs, in their order.
@@ -44,13 +46,9 @@ class CombinedOptimizer(torch.optim.Optimizer):
     def eval(self) -> None:
         """Gives the parameters the weights for evaluation, of those parts that have such: see kind `optimizer`."""
         for part in self.parts:
-            getattr(part, "eval", no_other_weights)()
+            set_evaluation_weights(part)
 
     def train(self) -> None:
         """Gives the parameters the weights that are trained."""
         for part in self.parts:
-            getattr(part, "train", no_other_weights)()
-
-
-def no_other_weights() -> None:
-    """For the parts whose weights for evaluation are those that are trained."""
+            set_trained_weights(part)

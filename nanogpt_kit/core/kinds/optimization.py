@@ -28,6 +28,9 @@ class Optimizer(Component):
     `total_steps` (of the run). It may split them, with `part_of_group`, and add options, and sets each group's `lr` to
     its peak: the training loop multiplies that by the schedule and by the group's `lr_multiplier`. What the option
     `group` says is set on the groups of what it has built.
+
+    What it builds may have other weights for evaluation than those that are trained, such as an average: its method
+    `eval` gives the parameters these, and `train` restores the others.
     """
 
     kind: ClassVar[str] = "optimizer"
@@ -50,6 +53,11 @@ class Optimizer(Component):
         Inits such as mup scale learning rates by it. sqrt(fan_out * fan_in) where every element moves by the learning
         rate, as in Adam. None where it depends on the size of the gradient, or is not known.
         """
+        return None
+
+    def note(self, schedule: Schedule, total_steps: float) -> str | None:
+        """That the schedule of the learning rate does not suit this optimizer in a run of this length, as a sentence;
+        None where it does."""
         return None
 
     @staticmethod
