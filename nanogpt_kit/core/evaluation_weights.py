@@ -4,14 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    import torch
+from typing import Any
 
 
 @contextmanager
-def evaluation_weights(optimizer: torch.optim.Optimizer) -> Iterator[None]:
+def evaluation_weights(optimizer: Any) -> Iterator[None]:
     """While entered, the parameters have the weights for evaluation, where the optimizer's `eval` sets such."""
     set_evaluation_weights(optimizer)
     try:
@@ -20,12 +17,12 @@ def evaluation_weights(optimizer: torch.optim.Optimizer) -> Iterator[None]:
         set_trained_weights(optimizer)
 
 
-def set_evaluation_weights(optimizer: torch.optim.Optimizer) -> None:
+def set_evaluation_weights(optimizer: Any) -> None:
     """Gives the parameters the weights for evaluation, where the optimizer's `eval` sets such."""
     getattr(optimizer, "eval", no_change)()
 
 
-def set_trained_weights(optimizer: torch.optim.Optimizer) -> None:
+def set_trained_weights(optimizer: Any) -> None:
     """Gives the parameters the weights that are trained, where the optimizer's `train` sets such."""
     getattr(optimizer, "train", no_change)()
 

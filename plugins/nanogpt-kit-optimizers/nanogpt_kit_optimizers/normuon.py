@@ -36,7 +36,7 @@ class NorMuon(Optimizer):
     eps: float = Field(1e-8, gt=0, description="constant added to the root of the mean square")
     weight_decay: float = Field(0.1, ge=0, description="decoupled weight decay of the matrices")
     cautious: bool = Field(True, description="weight decay only of weights that the update does not shrink")
-    iterations: int = Field(5, ge=1, le=20, description="iterations of the Polar Express")
+    iterations: int = Field(6, ge=1, le=20, description="iterations of the Polar Express")
     adjust: Literal["match_rms_adamw", "original"] = Field(
         "match_rms_adamw",
         description="scale of an (A, B) update: 0.2 sqrt(max(A, B)), or sqrt(max(1, A / B))",
