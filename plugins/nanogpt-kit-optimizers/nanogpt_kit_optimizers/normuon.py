@@ -107,7 +107,8 @@ class NormalizedMuon(torch.optim.Optimizer):
 
 def warm_momentum(group: dict[str, Any]) -> float:
     """The momentum of the next update, which rises over the first ones."""
-    progress = min(1.0, group["updates"] / max(1, group["momentum_warmup_steps"]))
+    warmup = group["momentum_warmup_steps"]
+    progress = min(1.0, group["updates"] / warmup) if warmup else 1.0
     start = min(group["momentum_start"], group["momentum"])
     return float(group["momentum"] - (group["momentum"] - start) * (1 - progress))
 

@@ -32,7 +32,7 @@ COEFFICIENTS = (*((a / SAFETY, b / SAFETY**3, c / SAFETY**5) for a, b, c in OPTI
 
 def polar_factor(stack: Tensor, iterations: int) -> Tensor:
     """(N, A, B) with the singular values of each matrix close to 1, in the type of the products."""
-    x = stack.to(product_dtype(stack.device.type, stack.dtype))
+    x = stack if stack.dtype == torch.float64 else stack.to(product_dtype(stack.device.type))
     x = x / (SAFETY * x.norm(dim=(1, 2), keepdim=True) + 1e-7)  # no singular value is above 1
     is_tall = x.size(1) > x.size(2)
     x = x.mT if is_tall else x  # so that x @ x.mT is the smaller of the two products
@@ -44,6 +44,6 @@ def polar_factor(stack: Tensor, iterations: int) -> Tensor:
 
 
 @cache
-def product_dtype(device: str, dtype: torch.dtype) -> torch.dtype:
-    """The type of the products: bf16 where the device multiplies it faster, as the iterations tolerate its rounding."""
-    return torch.bfloat16 if dtype == torch.bfloat16 or multiplies_bf16(device) else dtype
+def product_dtype(device: str) -> torch.dtype:
+    """The type of the iterations' products: bf16 where the device has it, as they tolerate its rounding."""
+    return torch.bfloat16 if multiplies_bf16(device) else torch.float32
