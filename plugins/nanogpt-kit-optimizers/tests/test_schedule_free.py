@@ -142,7 +142,7 @@ def notes(*schedules: dict[str, Any]) -> tuple[str, ...]:
         "model": {"use": "gpt"},
         "optimizer": "schedule_free",
         "schedule": list(schedules),
-        "train": {"steps": 100, "batch_tokens": 1024},
+        "train": {"steps": 1000, "batch_tokens": 1024},
     }
     return Experiment.model_validate(tables).notes
 
