@@ -5,23 +5,30 @@ A block stands between `<!-- KIND: ARGUMENTS -->` and `<!-- end -->`; its kinds 
 
 from __future__ import annotations
 
+import dataclasses
 import importlib
 import inspect
 import json
 import re
+import sys
 import typing
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from click.testing import CliRunner
+
+sys.path.append(str(Path(__file__).parent))
+from kind_blocks import example_block, interface_block, suite_block
 
 from nanogpt_kit import api
 from nanogpt_kit.cli import main as command_line
 from nanogpt_kit.core import kinds
+from nanogpt_kit.core.class_source import first_sentence
 from nanogpt_kit.core.describe import OptionDescription, describe_options
 from nanogpt_kit.core.experiment import Experiment
 from nanogpt_kit.core.hooks import RunHooks
-from nanogpt_kit.core.options import Options
+from nanogpt_kit.core.options import Component, Options
 from nanogpt_kit.core.registry import KIT_DISTRIBUTION, Entry, Registry
 from nanogpt_kit.core.shipped import read_header, shipped_experiments
 
@@ -29,6 +36,15 @@ ROOT = Path(__file__).parents[1]
 PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").rglob("*.md")])
 BLOCK = re.compile(r"(?P<start><!-- (?P<kind>[a-z]+): (?P<arguments>[^>]*?) -->\n).*?(?P<end><!-- end -->)", re.DOTALL)
 OTHER_TABLES: dict[str, type[Options]] = {"experiment": Experiment, "optimizer.group": kinds.ParameterGroup}
+STARS = {inspect.Parameter.VAR_POSITIONAL: "*", inspect.Parameter.VAR_KEYWORD: "**"}
+OTHER_NAMES = {  # of the api, without a docstring of ours
+    "Document": "What a dataset yields: a text, or a `MarkedText`.",
+    "Field": "The default, bounds and description of an option: pydantic's.",
+    "Layered": "The type of an option that takes one component, or a list that is repeated over the layers.",
+    "PathStr": "The type of an option that is a path: `~` and environment variables are replaced.",
+    "hookimpl": "Marks the methods of a callback that implement hooks: pluggy's.",
+    "model_validator": "Marks a method that checks options that depend on each other: pydantic's.",
+}
 HELP_WIDTH = 100  # columns of the help texts
 # Lines of the base classes that tell the author of a component nothing
 INTERNAL = re.compile(
@@ -143,6 +159,58 @@ def experiments_block(_: str) -> str:
     return table(["name", "what it is", "what to expect"], rows)
 
 
+def api_block(names: str) -> str:
+    """A line for each of these names of the api: `PAGE: NAME NAME; PAGE: NAME`; PAGE may be `kinds`."""
+    rows: list[list[object]] = []
+    for group in names.split("; "):
+        page, _, listed = group.partition(": ")
+        for name in listed.split():
+            where = f"kinds/{kind_of(name)}" if page == "kinds" else page
+            rows.append([f"`{api_signature(name)}`", api_summary(name), f"[{where}]({where}.md)"])
+    return table(["name", "what it is", "page"], rows)
+
+
+def kind_of(name: str) -> str:
+    (kind,) = [kind for kind, base in kinds.KINDS.items() if base is getattr(api, name)]
+    return kind
+
+
+def api_signature(name: str) -> str:
+    """How a name is used: the methods that a component has to implement, the fields of a context, or the arguments."""
+    value = getattr(api, name)
+    if inspect.isclass(value) and issubclass(value, Component):
+        required = sorted(getattr(value, "__abstractmethods__", ()))
+        methods = [f"{method}({', '.join(arguments_of(getattr(value, method)))})" for method in required]
+        return f"{name}: {', '.join(methods)}" if methods else name
+    if dataclasses.is_dataclass(value):
+        return f"{name}({', '.join(field.name for field in dataclasses.fields(value))})"
+    if is_of_kit(value) and (inspect.isfunction(value) or "__init__" in vars(value)) and not is_protocol(value):
+        return f"{name}({', '.join(arguments_of(value))})"
+    return name
+
+
+def arguments_of(function: Any) -> list[str]:
+    if isinstance(function, property):
+        return []
+    parameters = [one for one in inspect.signature(function).parameters.values() if one.name != "self"]
+    return [STARS.get(one.kind, "") + one.name for one in parameters]
+
+
+def is_of_kit(value: Any) -> bool:
+    return str(getattr(value, "__module__", "")).startswith("nanogpt_kit")
+
+
+def is_protocol(value: Any) -> bool:
+    return bool(getattr(value, "_is_protocol", False))
+
+
+def api_summary(name: str) -> str:
+    """The first sentence of its docstring; of what has none, what is written here."""
+    value = getattr(api, name)
+    is_documented = is_of_kit(value) and (inspect.isclass(value) or inspect.isfunction(value))
+    return first_sentence(inspect.getdoc(value) or "") if is_documented else OTHER_NAMES[name]
+
+
 BLOCKS: dict[str, Callable[[str], str]] = {
     "options": options_block,
     "section": section_block,
@@ -151,6 +219,10 @@ BLOCKS: dict[str, Callable[[str], str]] = {
     "hooks": hooks_block,
     "help": help_block,
     "experiments": experiments_block,
+    "example": example_block,
+    "suite": suite_block,
+    "interface": interface_block,
+    "api": api_block,
 }
 
 

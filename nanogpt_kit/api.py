@@ -6,11 +6,13 @@ Names that need torch or a large library are imported on first use, so that impo
 from __future__ import annotations
 
 import importlib
+import sys
 from typing import TYPE_CHECKING, Any
 
 from pydantic import Field, model_validator
 
 from nanogpt_kit.core.array_cache import computed_once
+from nanogpt_kit.core.deprecation import Deprecation
 from nanogpt_kit.core.errors import KitError, option_error
 from nanogpt_kit.core.hooks import hookimpl
 from nanogpt_kit.core.kinds import (
@@ -63,6 +65,7 @@ from nanogpt_kit.corpus.text_files import TextFile
 from nanogpt_kit.system.json_files import read_json
 
 if TYPE_CHECKING:
+    from nanogpt_kit import load_run
     from nanogpt_kit.corpus.bpe import BPEEncoder
     from nanogpt_kit.corpus.library_encoder import LibraryEncoder
     from nanogpt_kit.corpus.token_file import TokenFile
@@ -76,6 +79,7 @@ if TYPE_CHECKING:
     from nanogpt_kit.nn.training_loss import TrainingLoss, add_extras, take_extra
     from nanogpt_kit.nn.view import View
 
+DEPRECATED: dict[str, Deprecation] = {}  # by old name
 LAZY = {
     "BPEEncoder": "nanogpt_kit.corpus.bpe",
     "CombinedOptimizer": "nanogpt_kit.nn.combined_optimizer",
@@ -92,6 +96,7 @@ LAZY = {
     "View": "nanogpt_kit.nn.view",
     "add_extras": "nanogpt_kit.nn.training_loss",
     "linear_cross_entropy": "nanogpt_kit.nn.loss",
+    "load_run": "nanogpt_kit",  # from above, by name: verbs of plugins need the model of a run
     "multiplies_bf16": "nanogpt_kit.nn.arithmetic",
     "read_safetensors": "nanogpt_kit.nn.tensor_files",
     "read_torch_file": "nanogpt_kit.nn.tensor_files",
@@ -166,6 +171,7 @@ __all__ = [
     "hookimpl",
     "linear_cross_entropy",
     "listed",
+    "load_run",
     "model_validator",
     "multiplies_bf16",
     "of_layer",
@@ -181,6 +187,9 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
+    if deprecation := DEPRECATED.get(name):
+        deprecation.warn_author(f"nanogpt_kit.api.{name}", f"nanogpt_kit.api.{deprecation.replacement}")
+        return getattr(sys.modules[__name__], deprecation.replacement)
     if name not in LAZY:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(importlib.import_module(LAZY[name]), name)

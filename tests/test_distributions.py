@@ -14,6 +14,7 @@ import pytest
 from hatchling import build
 
 from nanogpt_kit.cli.completion import SCRIPTS
+from nanogpt_kit.cli.plugin_files import FOLDER as TEMPLATES
 
 ROOT = Path(__file__).parents[1]
 EXPERIMENTS = {path.name for path in (ROOT / "experiments").glob("*.toml")}
@@ -72,6 +73,13 @@ def test_the_wheel_contains_the_scripts_of_completion(site: Path) -> None:
     assert all(
         (site / "nanogpt_kit" / "cli" / file.name).read_bytes() == file.read_bytes() for file in SCRIPTS.values()
     )
+
+
+def test_the_wheel_contains_the_templates_of_plugins(site: Path) -> None:
+    files = {path.relative_to(TEMPLATES).as_posix(): path for path in TEMPLATES.rglob("*") if path.suffix != ".pyc"}
+    here = {name: path.read_bytes() for name, path in files.items() if path.is_file()}
+    assert len(here) > 3 * 18
+    assert all((site / "nanogpt_kit/cli/plugin_templates" / name).read_bytes() == here[name] for name in here)
 
 
 @pytest.mark.slow

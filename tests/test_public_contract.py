@@ -1,12 +1,15 @@
-"""The public contract, held by a snapshot: what programs and plugins import, hooks, TOML keys, commands, entry points.
+"""The public contract, held by a snapshot: what programs and plugins import, hooks, TOML keys, commands, files of runs.
 
 `pytest tests/test_public_contract.py --regenerate` writes public_contract.txt. Read its difference, and record in
-CHANGELOG.md what plugin authors and experiment files have to change.
+CHANGELOG.md what plugin authors and experiment files have to change. At a release it is copied to
+released_contract.txt: what the contract loses from then on has to be named in CHANGELOG.md.
 """
 
 from __future__ import annotations
 
+import importlib
 import inspect
+import pkgutil
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -17,17 +20,25 @@ import click
 import pytest
 
 import nanogpt_kit
-from nanogpt_kit import api
+from nanogpt_kit import __version__, api, testing
 from nanogpt_kit.cli import main
+from nanogpt_kit.core import errors
 from nanogpt_kit.core.experiment import Experiment
 from nanogpt_kit.core.experiment_options import ExperimentOptions
 from nanogpt_kit.core.hooks import RunHooks
 from nanogpt_kit.core.kinds import KINDS, load_entry
 from nanogpt_kit.core.options import Options
-from nanogpt_kit.core.registry import KIT_DISTRIBUTION, Registry
+from nanogpt_kit.core.registry import KIT_DISTRIBUTION, VERB, Registry
 from nanogpt_kit.core.sections import Checkpoint, Evaluate, Sample, Sweep, Train
+from nanogpt_kit.runs.provenance import Provenance
+from nanogpt_kit.runs.record import FORMAT
+from nanogpt_kit.runs.status import Status
+from nanogpt_kit.testing import training
 
 SNAPSHOT = Path(__file__).with_name("public_contract.txt")
+RELEASED = SNAPSHOT.with_name("released_contract.txt")  # SNAPSHOT as it was at the last release
+CHANGES = SNAPSHOT.parents[1] / "CHANGELOG.md"
+RECORDS = {"status.json": Status, "provenance.json": Provenance}
 SECTIONS = (Experiment, Train, Evaluate, Checkpoint, Sample, Sweep)
 
 
@@ -69,6 +80,31 @@ def names_of(module: ModuleType) -> Iterator[str]:
             yield f"{name}{signature(thing)}"
 
 
+def suites() -> Iterator[str]:
+    """The classes that an author's tests inherit: settings and what a subclass may override; not their tests."""
+    for module in pkgutil.iter_modules(testing.__path__, f"{testing.__name__}."):
+        for name, suite in vars(importlib.import_module(module.name)).items():
+            if inspect.isclass(suite) and suite.__module__ == module.name and name.endswith("Conformance"):
+                short = module.name.rpartition(".")[2]
+                yield f"class {short}.{name}({', '.join(base.__name__ for base in suite.__bases__)})"
+                yield from (f"    {member}" for member in members(suite) if not member.startswith("test_"))
+    for name, function in vars(training).items():
+        if inspect.isfunction(function) and function.__module__ == training.__name__:
+            yield f"training.{name}{signature(function)}"
+
+
+def exit_codes() -> Iterator[str]:
+    names = ("DONE", "FAILED", "MISTAKE", "UNDECIDED", "WORSE", "BUSY", "INTERRUPTED")
+    yield from (f"{name.lower()} = {getattr(errors, name)}" for name in names)
+
+
+def records() -> Iterator[str]:
+    """The JSON files of a run folder that programs may read: their format, and their fields."""
+    yield f"format = {FORMAT}"
+    for file, record in RECORDS.items():
+        yield f"{file}: {', '.join(record.model_fields)}"
+
+
 def hooks() -> Iterator[str]:
     for name, hook in vars(RunHooks).items():
         if inspect.isfunction(hook):
@@ -103,10 +139,13 @@ def contract() -> str:
     parts = {
         "nanogpt_kit": names_of(nanogpt_kit),
         "nanogpt_kit.api": names_of(api),
+        "nanogpt_kit.testing": suites(),
         "hooks, with the arguments that an implementation may take": hooks(),
         "TOML keys; * marks required ones": toml_keys(),
         "command line": commands(),
-        "entry-point groups": (f"nanogpt_kit.{kind}" for kind in KINDS),
+        "exit codes": exit_codes(),
+        "files of a run folder": records(),
+        "entry-point groups": (f"nanogpt_kit.{group}" for group in (*KINDS, VERB)),
     }
     return "\n".join(f"# {title}\n" + "".join(f"{line}\n" for line in lines) for title, lines in parts.items())
 
@@ -125,3 +164,84 @@ def test_the_api_lists_what_it_has() -> None:
     assert sorted(api.__all__) == sorted({*api.LAZY, *(name for name in vars(api) if name in api.__all__)})
     # Every name is a promise to plugin authors
     assert len(api.__all__) <= 80
+
+
+def names_in(text: str) -> set[str]:
+    """Every name of a contract, within the class or component that it is of: `Norm.build`, `optimizer = adamw.lr`."""
+    names, section, owner = set(), "", ""
+    for line in text.splitlines():
+        word = re.match(r" *(?:class )?([^(:=]*[^(:= ])", line)
+        if line.startswith("# "):
+            section, owner = line, ""
+        elif line.startswith("    ") and word:
+            names.add(f"{owner}.{word[1]}")
+        elif section.startswith("# command line"):
+            names.update(f"{line.partition(' -')[0]} {option}" for option in re.findall(r"--[a-z-]+", line) or [""])
+        elif ": " in line and not line.startswith("class ") and section.startswith(("# TOML", "# files")):
+            owner, _, options = line.partition(": ")
+            names.update({owner, *(f"{owner}.{option.strip(' *')}" for option in options.split(","))})
+        elif word:
+            owner = word[1] if line.startswith("class ") else owner
+            names.add(word[1].strip("*"))
+    return names
+
+
+def unnamed_losses(before: str, now: str, changes: str) -> list[str]:
+    """The names that a contract has lost, and that the changes do not name in backticks."""
+    spans = " ".join(re.findall(r"`[^`]+`", changes))
+    lost = sorted(names_in(before) - names_in(now))
+    owners = {name for name in lost if any(other.startswith((f"{name}.", f"{name} ")) for other in lost)}
+    within = [name for name in lost if not any(name.startswith((f"{owner}.", f"{owner} ")) for owner in owners)]
+    return [name for name in within if re.split(r"[. ]", name.strip())[-1] not in spans]
+
+
+def changes_since_release() -> str:
+    """The section of the changelog about the version that is being made."""
+    return CHANGES.read_text(encoding="utf-8").partition(f"\n## {__version__}")[2].partition("\n## ")[0]
+
+
+def test_the_changelog_names_what_the_contract_has_lost_since_the_last_release() -> None:
+    assert changes_since_release()
+    unnamed = unnamed_losses(
+        RELEASED.read_text(encoding="utf-8"), SNAPSHOT.read_text(encoding="utf-8"), changes_since_release()
+    )
+    assert not unnamed, f"lost since the last release, and not in CHANGELOG.md: {', '.join(unnamed)}"
+
+
+BEFORE = """\
+# nanogpt_kit.api
+class Norm(Component)
+    kind: ClassVar[str]
+    build(self, ctx: LayerContext) -> nn.Module (abstract)
+class Gone(Norm)
+    lost: int
+slot(default: str) -> Any
+
+# TOML keys; * marks required ones
+train.steps*
+optimizer = adamw: lr, eps
+
+# command line
+nanogpt-kit run
+nanogpt-kit run --seeds
+"""
+
+
+def test_what_a_contract_loses_has_to_be_named() -> None:
+    now = BEFORE
+    for old, new in {
+        "    build(self, ctx: LayerContext) -> nn.Module (abstract)\n": "    make(self) -> nn.Module\n",
+        "class Gone(Norm)\n    lost: int\n": "",
+        ", eps": "",
+        "train.steps*": "train.steps",
+        "nanogpt-kit run --seeds\n": "",
+    }.items():
+        assert old in now
+        now = now.replace(old, new)
+    lost = ["Gone", "Norm.build", "nanogpt-kit run --seeds", "optimizer = adamw.eps"]
+    assert unnamed_losses(BEFORE, now, "") == lost
+    assert unnamed_losses(BEFORE, now, "`Norm.build` is `Norm.make`, `adamw.eps` and `Gone` are gone.") == [lost[2]]
+
+
+def test_before_the_first_release_nothing_can_be_lost() -> None:
+    assert unnamed_losses("", BEFORE, "") == []

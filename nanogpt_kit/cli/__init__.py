@@ -20,6 +20,7 @@ from nanogpt_kit.cli.export import export
 from nanogpt_kit.cli.import_model import import_model
 from nanogpt_kit.cli.mup_check import mup_check
 from nanogpt_kit.cli.new import new
+from nanogpt_kit.cli.plugin_verbs import PluginVerbs
 from nanogpt_kit.cli.plugins import plugins
 from nanogpt_kit.cli.prepare import prepare
 from nanogpt_kit.cli.report import report
@@ -32,8 +33,12 @@ from nanogpt_kit.cli.top_help import TopHelp
 from nanogpt_kit.core import trust
 
 
-class Main(VerbGroup, TopHelp):
+class Main(VerbGroup, TopHelp, PluginVerbs):
     """The verbs: their help in sections, and remedies for mistakes in their words."""
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        super().format_commands(ctx, formatter)
+        self.format_plugin_verbs(ctx, formatter)
 
 
 @click.group(cls=Main, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})

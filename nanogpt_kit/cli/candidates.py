@@ -15,6 +15,7 @@ from click.shell_completion import CompletionItem
 
 from nanogpt_kit.core.errors import KitError
 from nanogpt_kit.core.registry import Registry
+from nanogpt_kit.core.requirements import KIT_DISTRIBUTION
 from nanogpt_kit.core.shipped import SUFFIX, local_experiments, read_header, shipped_experiments
 
 PATH_STARTS = ("/", ".", "~", "$")  # of words that are paths and not names
@@ -162,10 +163,18 @@ def step_candidates(ctx: click.Context, param: click.Parameter, incomplete: str)
 
 
 def component_candidates(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
-    """Components by name; by kind:name once a colon is typed."""
-    qualified = ":" in incomplete
-    entries = Registry.installed().entries
-    return items_of((f"{entry.kind}:{entry.name}" if qualified else entry.name, entry.kind) for entry in entries)
+    """Components and verbs of plugins by name; by kind:name once a colon is typed, and by kind/name after a slash."""
+    separator = next((character for character in ":/" if character in incomplete), "")
+    registry = Registry.installed()
+    entries = [*registry.entries, *registry.verbs]
+    names = ((f"{entry.kind}{separator}{entry.name}" if separator else entry.name, entry.kind) for entry in entries)
+    return items_of([*names, *((entry.qualified, entry.kind) for entry in entries if separator == "/")])
+
+
+def kind_candidates(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    return items_of(
+        (entry.kind, "") for entry in Registry.installed().entries if entry.distribution == KIT_DISTRIBUTION
+    )
 
 
 def callback_candidates(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:

@@ -41,8 +41,9 @@ class VerbGroup(click.Group):
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
-        if not ctx.resilient_parsing and args[0] not in self.commands and not args[0].startswith("-"):
-            remedy = verb_remedy(ctx.command_path, args, list(self.commands))
+        is_verb = args[0].startswith("-") or self.get_command(ctx, args[0]) is not None
+        if not ctx.resilient_parsing and not is_verb:
+            remedy = verb_remedy(ctx.command_path, args, self.list_commands(ctx))
             raise UsageMistake(f"there is no command {args[0]!r}{remedy}", ctx)
         return super().resolve_command(ctx, args)
 

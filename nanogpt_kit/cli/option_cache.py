@@ -1,7 +1,8 @@
 """The options of components for completion, from a cache that may be deleted at any time.
 
 Components import torch, which takes more than a second. So the options of all components of a distribution are read
-from their classes once, when an experiment first names one of them, and again when one of its modules has changed.
+from their classes once, when an experiment first names one of them, and again when one of its modules has changed;
+those of a plugin in a separate process, since a stranger's code may do anything.
 """
 
 from __future__ import annotations
@@ -18,7 +19,9 @@ from typing import Any
 
 from nanogpt_kit import __version__
 from nanogpt_kit.cli.option_words import OptionWords, words_from_record, words_of_options
-from nanogpt_kit.core.kinds import load_entry
+from nanogpt_kit.core.isolated_import import import_isolated
+from nanogpt_kit.core.kinds import KINDS, load_entry
+from nanogpt_kit.core.options import Component
 from nanogpt_kit.core.registry import Entry, Registry
 from nanogpt_kit.system.folders import cache_dir
 from nanogpt_kit.system.reading import read_text
@@ -52,14 +55,19 @@ def name_of_entry(entry: Entry) -> str:
 
 
 def options_of_entries(entries: list[Entry]) -> dict[str, Any]:
-    """The options of each component that can be imported, as JSON values."""
+    """The options of each component that can be imported, as JSON values; those of plugins in separate processes."""
     gc.disable()  # the imports of torch make many objects and no garbage, and the process ends soon
+    plugins = [entry for entry in entries if entry.is_plugin and entry.kind in KINDS]
     options = {}
-    for entry in entries:
-        with suppress(Exception):  # a plugin's code may raise anything
-            words = words_of_options(load_entry(entry))
-            options[name_of_entry(entry)] = {name: asdict(option) for name, option in words.items()}
-    return options
+    for entry in (entry for entry in entries if not entry.is_plugin):
+        with suppress(Exception):  # one that is broken leaves the others their options
+            options[name_of_entry(entry)] = word_records(load_entry(entry))
+    imported = import_isolated(plugins, describe=word_records)
+    return options | {name_of_entry(one.entry): one.facts for one in imported if one.outcome == "imported"}
+
+
+def word_records(component: type[Component]) -> dict[str, Any]:
+    return {name: asdict(option) for name, option in words_of_options(component).items()}
 
 
 def read_cache(distribution: str, identity: list[Any]) -> dict[str, Any] | None:

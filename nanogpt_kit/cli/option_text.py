@@ -8,6 +8,8 @@ import textwrap
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from nanogpt_kit.cli.component_origin import origin_of, origin_record
+from nanogpt_kit.core.class_source import read_class_source
 from nanogpt_kit.core.describe import (
     OptionDescription,
     component_docstring,
@@ -17,7 +19,7 @@ from nanogpt_kit.core.describe import (
 )
 from nanogpt_kit.core.experiment import Experiment
 from nanogpt_kit.core.kinds import KINDS
-from nanogpt_kit.core.lookup import Found, FoundComponent, FoundKind, FoundOption, components_of_kind
+from nanogpt_kit.core.lookup import Found, FoundComponent, FoundKind, FoundOption
 from nanogpt_kit.core.options import Component, Options
 from nanogpt_kit.core.registry import Registry
 
@@ -45,7 +47,9 @@ def component_text(found: FoundComponent) -> str:
     entry = found.entry
     title = f"{entry.kind} {entry.name}, from {entry.distribution} {entry.version}"
     options = [line for option in describe_options(found.component) for line in ["", *listed_option(option)]]
-    return "\n".join([title, "", *docstring_lines(component_docstring(found.component)), *options])
+    properties = [line for label, text in origin_of(found) for line in labelled(label, text)]
+    documentation = docstring_lines(component_docstring(found.component))
+    return "\n".join([title, "", *documentation, "", *properties, *options])
 
 
 def section_text(found: FoundOption) -> str:
@@ -89,13 +93,15 @@ def option_lines(found: FoundOption) -> Iterator[str]:
 
 
 def choice_lines(kind: str) -> Iterator[str]:
-    """The components of a kind, each with the first line of its documentation."""
+    """The components of a kind, each with the first line of its documentation, which is read and not imported."""
     yield f"  components of kind {kind}:"
-    components = components_of_kind(kind)
-    width = max((len(one.entry.name) for one in components), default=0)
-    for one in components:
-        summary = component_docstring(one.component).partition("\n")[0]
-        yield from wrapped(f"{one.entry.name:{width}}  {summary}", "    ", " " * (width + 6))
+    entries = Registry.installed().of_kind(kind)
+    names = [Registry.installed().shortest_name(entry) for entry in entries]
+    width = max(map(len, names), default=0)
+    for name, entry in zip(names, entries, strict=True):
+        source = read_class_source(entry.target)
+        summary = source.docstring.partition("\n")[0] if source else ""
+        yield from wrapped(f"{name:{width}}  {summary}", "    ", " " * (width + 6))
 
 
 def slot_text(slot: FoundOption) -> str:
@@ -141,7 +147,7 @@ def overview_text() -> str:
             lines += wrapped(f"{option.name:11} {option.description}", "  ", " " * 14)
     lines += ["", "Kinds of components, chosen with `use`:"]
     for kind in KINDS:
-        names = ", ".join(entry.name for entry in Registry.installed().of_kind(kind))
+        names = ", ".join(Registry.installed().names(kind))
         lines += wrapped(f"{kind:11} {names}", "  ", " " * 14)
     return "\n".join([*lines, "", *(line for example in EXAMPLES for line in wrapped(example, "", " " * 4))])
 
@@ -161,7 +167,7 @@ def component_record(found: FoundComponent) -> dict[str, Any]:
     return {
         **found.entry.record,
         "documentation": component_docstring(found.component),
-        "source": component_source(found.component),
+        **origin_record(found),
         "options": option_records(found.component),
     }
 
@@ -175,7 +181,7 @@ def found_record(found: Found) -> dict[str, Any]:
             "what": "kind",
             "kind": found.kind,
             "slots": [slot.written_key for slot in found.slots],
-            "components": [one.entry.record for one in components_of_kind(found.kind)],
+            "components": [entry.record for entry in Registry.installed().of_kind(found.kind)],
         }
     record = {"key": found.written_key, **option_record(found.option)}
     if found.table:
@@ -185,7 +191,7 @@ def found_record(found: Found) -> dict[str, Any]:
             "options": option_records(found.table, found.option.may_change_on_resume),
         }
     if found.kind:
-        record["components"] = [one.entry.record for one in components_of_kind(found.kind)]
+        record["components"] = [entry.record for entry in Registry.installed().of_kind(found.kind)]
     if issubclass(found.owner, Component):
         record["source"] = component_source(found.owner)
     if found.entry:

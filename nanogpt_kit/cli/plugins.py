@@ -1,46 +1,21 @@
-"""`nanogpt-kit plugins`: installed components and their options."""
+"""`nanogpt-kit plugins`: installed components, their options, and what is wrong with them."""
 
 from __future__ import annotations
 
 import click
 
-from nanogpt_kit.cli.candidates import component_candidates
-from nanogpt_kit.cli.json_output import json_option, print_json
+from nanogpt_kit.cli.plugins_doctor import plugins_doctor
+from nanogpt_kit.cli.plugins_list import plugins_list
+from nanogpt_kit.cli.plugins_new import plugins_new
+from nanogpt_kit.cli.plugins_show import plugins_show
+from nanogpt_kit.cli.plugins_test import plugins_test
 from nanogpt_kit.cli.top_help import SubcommandHelp
-from nanogpt_kit.core.errors import KitError, did_you_mean, printable
-from nanogpt_kit.core.registry import Registry
 
 
 @click.group(cls=SubcommandHelp)
 def plugins() -> None:
-    """List the components that experiments can use, and show their options."""
+    """List and show the components that experiments can use, and find those that are broken."""
 
 
-@plugins.command("list")
-@json_option("Print a JSON list.")
-def list_plugins(as_json: bool) -> None:
-    """List every installed component, without importing any."""
-    entries = Registry.installed().entries
-    if as_json:
-        print_json([entry.record for entry in entries])
-        return
-    for entry in entries:
-        click.echo(printable(f"{entry.kind:12} {entry.name:19} {entry.distribution} {entry.version}"))
-
-
-@plugins.command("show")
-@click.argument("name", shell_complete=component_candidates)
-@json_option("Print a JSON list.")
-def show_component(name: str, as_json: bool) -> None:
-    """Show the options of component NAME, as in gpt, norm:layernorm or some-distribution/lion."""
-    from nanogpt_kit.cli.option_text import component_record, component_text
-    from nanogpt_kit.core.lookup import find_components
-
-    components = list(find_components(name))
-    if not components:
-        names = {entry.name for entry in Registry.installed().entries}
-        raise KitError(f"no component {name!r} is installed{did_you_mean(name.rpartition(':')[2], names)}")
-    if as_json:
-        print_json([component_record(found) for found in components])
-        return
-    click.echo(printable("\n\n".join(map(component_text, components))))
+for command in (plugins_list, plugins_show, plugins_new, plugins_test, plugins_doctor):
+    plugins.add_command(command)

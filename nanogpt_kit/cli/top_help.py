@@ -69,7 +69,7 @@ class TopHelp(click.Group):
             cmd.epilog = cmd.epilog or f"Example: nanogpt-kit {described.example}"
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        names = [name for name in self.list_commands(ctx) if not self.commands[name].hidden]
+        names = [name for name in sorted(self.commands) if not self.commands[name].hidden]
         width = max(map(len, names), default=0)
         sections = {title: [name for name in verbs if name in names] for title, verbs in SECTIONS.items()}
         sections[OTHERS] = [name for name in names if verb_help(name) is None]

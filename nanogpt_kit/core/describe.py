@@ -30,7 +30,7 @@ BOUNDS = {  # of JSON Schema
 }
 UNITS = {"steps": "steps", "tokens": "tokens", "seconds": "seconds", "bytes": "bytes", "mb": "MB"}  # suffix -> unit
 MIN_POWER = 10**6  # a power of two or ten from here on is written as such
-SOURCE = re.compile(r"(?:^|(?<=\s))Source: (.*?)(?=\n\s*\n|\Z)", re.DOTALL)  # in the docstring of a component's module
+SOURCE = re.compile(r"(?:^|(?<=\s))Source: (.*?)(?=\n\s*\n|\Z)", re.DOTALL)  # in a docstring
 
 
 @dataclass(frozen=True)
@@ -82,13 +82,22 @@ def section_summary(options: type[Options]) -> str:
 
 
 def component_docstring(component: type[Component]) -> str:
-    """What the module of a component says about it."""
-    return inspect.cleandoc(sys.modules[component.__module__].__doc__ or "")
+    """What a component's class says about itself; else what its module says."""
+    return class_docstring(component) or module_docstring(component)
+
+
+def class_docstring(component: type[Component]) -> str:
+    """The docstring of the class itself, and of none that it derives from."""
+    return inspect.cleandoc(vars(component).get("__doc__") or "")
+
+
+def module_docstring(component: type[Component]) -> str:
+    return inspect.cleandoc(getattr(sys.modules.get(component.__module__), "__doc__", None) or "")
 
 
 def component_source(component: type[Component]) -> str:
-    """The publication or program that a component follows, as its module names it; empty where it names none."""
-    match = SOURCE.search(component_docstring(component))
+    """The publication or program that a component follows, as its class or else its module names it; or empty."""
+    match = SOURCE.search(class_docstring(component)) or SOURCE.search(module_docstring(component))
     return " ".join(match[1].split()) if match else ""
 
 

@@ -145,7 +145,9 @@ def reason_of(detail: ErrorDetails, key: Key, suggestions: KeySuggestions, locat
     for term, toml_term in TOML_TERMS.items():
         message = message.replace(term, toml_term)
     if option := option_with_bad_default(detail, key, root, values, registry):
-        return Reason(f"the default of its option {option} {message}", got, "this is a mistake in the component")
+        component = options_class_at(key, root, values, registry)
+        remedy = mistake_in(component, registry) if issubclass(component, Component) else ""
+        return Reason(f"the default of its option {option} {message}", got, remedy)
     return Reason(AFTER_VALIDATION.sub("", message), got, value_remedy(detail, str(key[-1]), field))
 
 
@@ -156,6 +158,12 @@ def option_with_bad_default(
     option = detail["loc"][len(key)] if detail["loc"][: len(key)] == key and len(detail["loc"]) > len(key) else None
     fields = options_class_at(key, root, values, registry).model_fields
     return option if isinstance(option, str) and option in fields and key else None
+
+
+def mistake_in(component: type[Component], registry: Registry) -> str:
+    entry = registry.entry_of(component)
+    what = entry.origin if entry.is_plugin else "the component"
+    return f"this is a mistake in {what}, and giving the option a value avoids it"
 
 
 def unknown_key(key: Key, value: Any, owner: type[Options], suggestions: KeySuggestions) -> str:
@@ -173,7 +181,7 @@ def missing_key(key: Key, field: FieldInfo | None, registry: Registry) -> str:
         return "missing: the list should have more elements"
     base = next((kind for kind in option_classes(field.annotation) if "kind" in vars(kind)), None) if field else None
     if base is not None and issubclass(base, Component):
-        names = ", ".join(sorted(entry.name for entry in registry.of_kind(base.kind)))
+        names = ", ".join(registry.names(base.kind))
         return f"missing; add [{dotted(key)}] with use = one of: {names}"
     return f"missing{f' ({field.description})' if field and field.description else ''}; it has no default"
 

@@ -1,13 +1,17 @@
-"""Finds what a key or a name may mean: options, sections, components and kinds."""
+"""Finds what a key or a name may mean: options, sections, components and kinds.
+
+A component of a plugin is imported where a word names it or, by its source, an option of it; never because it is there.
+"""
 
 from __future__ import annotations
 
 import difflib
 import functools
 import logging
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 
+from nanogpt_kit.core.class_source import read_class_source
 from nanogpt_kit.core.describe import OptionDescription, describe_options
 from nanogpt_kit.core.errors import KitError
 from nanogpt_kit.core.experiment import Experiment
@@ -71,20 +75,43 @@ class FoundKind:
 Found = FoundOption | FoundComponent | FoundKind
 
 
-def components_of_kind(kind: str) -> tuple[FoundComponent, ...]:
-    """The installed components of a kind. One that cannot be imported is left out, with a warning."""
-    return import_components(Registry.installed(), kind)
+def components_of_kind(kind: str, plugins: Collection[Entry] = ()) -> tuple[FoundComponent, ...]:
+    """The built-in components of a kind, and those of `plugins`, the only ones of others that are imported.
+
+    One that cannot be imported is left out, with a warning.
+    """
+    registry = Registry.installed()
+    return import_components(registry, kind, frozenset(entry for entry in plugins if entry.kind == kind))
 
 
 @functools.cache
-def import_components(registry: Registry, kind: str) -> tuple[FoundComponent, ...]:
+def import_components(registry: Registry, kind: str, plugins: frozenset[Entry]) -> tuple[FoundComponent, ...]:
     found = []
     for entry in registry.of_kind(kind):
+        if entry.is_plugin and entry not in plugins:
+            continue
         try:
             found.append(FoundComponent(entry, load_entry(entry)))
         except KitError as error:
             logger.warning("left out: %s", error)
     return tuple(found)
+
+
+def plugins_with(word: str) -> list[Entry]:
+    """The components of plugins with that name or with an option of that name, by their source: nothing is imported."""
+    return [
+        entry
+        for entry in Registry.installed().entries
+        if entry.is_plugin
+        and entry.kind in KINDS
+        and (word in (entry.name, entry.qualified) or word in options_in_source(entry))
+    ]
+
+
+def options_in_source(entry: Entry) -> Collection[str]:
+    """The options of a plugin's component that its source declares; none where it cannot be read."""
+    source = read_class_source(entry.target)
+    return source.options if source else ()
 
 
 def find_by_name(text: str) -> list[Found]:
@@ -97,8 +124,10 @@ def find_by_name(text: str) -> list[Found]:
     parts = tuple(part for part in text.split(".") if not part.isdecimal())
     found = [*find_key(parts, Experiment), *find_components(text), *find_in_kind(parts)]
     found = [one for index, one in enumerate(found) if one not in found[:index]]
-    found = found or [option for option in all_options() if option.key[-len(parts) :] == parts]
-    if not parts or not found:
+    if parts and not found:
+        options = all_options(plugins_with(parts[-1]))
+        found = [option for option in options if option.key[-len(parts) :] == parts]
+    if not found:
         raise KitError(f"no section, option, kind or component is named {text!r}{nearest_names(text)}")
     return found
 
@@ -125,8 +154,8 @@ def find_key(
             of_table = None if element_options(owner, option.name) else entry  # such tables are of every component
             yield from find_key(rest, found.table, found.key, of_table, option.may_change_on_resume)
         elif found.kind:
-            for one in components_of_kind(found.kind):
-                is_named = rest[0] == one.entry.name
+            for one in components_of_kind(found.kind, plugins_with(rest[0])):
+                is_named = rest[0] in (one.entry.name, one.entry.qualified)
                 if is_named and len(rest) == 1:
                     yield one
                 below = rest[1:] if is_named else rest
@@ -134,13 +163,13 @@ def find_key(
 
 
 def find_components(text: str) -> Iterator[FoundComponent]:
-    """Components named as in "gpt", "norm:layernorm", "distribution/lion" or "schedule:distribution/cosine".
+    """Components named as in "gpt", "norm/layernorm", "distribution/my_norm" or "schedule:distribution/cosine".
 
     Raises KitError where none of that name can be imported; one that cannot is left out beside others, with a warning.
     """
     entries = find_entries(text)
-    found = [one for kind in dict.fromkeys(entry.kind for entry in entries) for one in components_of_kind(kind)]
-    found = [one for one in found if one.entry in entries]
+    kinds = dict.fromkeys(entry.kind for entry in entries)
+    found = [one for kind in kinds for one in components_of_kind(kind, entries) if one.entry in entries]
     yield from found or [FoundComponent(entry, load_entry(entry)) for entry in entries]
 
 
@@ -150,7 +179,7 @@ def find_entries(text: str) -> list[Entry]:
     return [
         entry
         for entry in Registry.installed().entries
-        if (not kind or entry.kind == kind) and name in (entry.name, entry.qualified)
+        if (not kind or entry.kind == kind) and name in (entry.name, entry.qualified, f"{entry.kind}/{entry.name}")
     ]
 
 
@@ -165,13 +194,13 @@ def find_in_kind(parts: tuple[str, ...]) -> Iterator[Found]:
             yield FoundKind(first, slots)
         for slot in slots if rest else ():
             yield from find_key((slot.option.name, *rest), slot.owner, slot.key[:-1], slot.entry)
-        for one in components_of_kind(first) if rest and not slots else ():  # of formats, which no experiment names
+        of_plugins = plugins_with(rest[0]) if rest and not slots else ()
+        for one in components_of_kind(first, of_plugins) if rest and not slots else ():  # formats are in no experiment
             yield from find_key(rest, one.component, (first,), one.entry)
     elif rest:
-        for entry in find_entries(first):
-            yield from (
-                option for option in all_options() if option.entry == entry and option.key[-len(rest) :] == rest
-            )
+        entries = find_entries(first)
+        options = all_options(entries) if entries else ()
+        yield from (option for option in options if option.entry in entries and option.key[-len(rest) :] == rest)
 
 
 def slots_of_kind(kind: str) -> tuple[FoundOption, ...]:
@@ -179,30 +208,36 @@ def slots_of_kind(kind: str) -> tuple[FoundOption, ...]:
     return tuple(option for option in all_options() if option.kind == kind)
 
 
-def all_options() -> tuple[FoundOption, ...]:
-    """Every option of the sections and of all installed components."""
-    return options_of_registry(Registry.installed())
+def all_options(plugins: Collection[Entry] = ()) -> tuple[FoundOption, ...]:
+    """Every option of the sections, of all built-in components and of the components of `plugins`."""
+    return options_of_registry(Registry.installed(), frozenset(plugins))
 
 
 @functools.cache
-def options_of_registry(registry: Registry) -> tuple[FoundOption, ...]:
+def options_of_registry(registry: Registry, plugins: frozenset[Entry]) -> tuple[FoundOption, ...]:
     assert registry is Registry.installed(), "the key of the cache"
-    return tuple(walk_options(Experiment, (), None, False, ()))
+    return tuple(walk_options(Experiment, (), None, False, (), plugins))
 
 
 def walk_options(
-    owner: type[Options], above: tuple[str, ...], entry: Entry | None, may_change: bool, kinds: tuple[str, ...]
+    owner: type[Options],
+    above: tuple[str, ...],
+    entry: Entry | None,
+    may_change: bool,
+    kinds: tuple[str, ...],
+    plugins: frozenset[Entry],
 ) -> Iterator[FoundOption]:
     """The options of `owner` and of all tables and components below it; `kinds` are those of the slots above it."""
     for option in describe_options(owner, may_change):
         found = FoundOption((*above, option.name), owner, entry, option)
         yield found
+        may_change_below = option.may_change_on_resume
         if found.table and not element_options(owner, option.name):  # whose options are found below their own key only
-            yield from walk_options(found.table, found.key, entry, option.may_change_on_resume, kinds)
+            yield from walk_options(found.table, found.key, entry, may_change_below, kinds, plugins)
         elif found.kind and found.kind not in kinds:  # muon takes an optimizer
-            for one in components_of_kind(found.kind):
+            for one in components_of_kind(found.kind, plugins):
                 below = (*kinds, found.kind)
-                yield from walk_options(one.component, found.key, one.entry, option.may_change_on_resume, below)
+                yield from walk_options(one.component, found.key, one.entry, may_change_below, below, plugins)
 
 
 def foreign_meaning(text: str) -> list[Answer]:
@@ -235,6 +270,7 @@ def nearest_names(text: str) -> str:
     names: Iterable[str] = {
         *KINDS,
         *(entry.name for entry in Registry.installed().entries),
+        *(name for entry in Registry.installed().entries if entry.is_plugin for name in options_in_source(entry)),
         *(option.option.name for option in options),
         *(option.written_key for option in options),
     }

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import ast
 import hashlib
-import sys
 import sysconfig
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
-from importlib.machinery import ModuleSpec, PathFinder
+from importlib.machinery import ModuleSpec
 from pathlib import Path
 
+from nanogpt_kit.core.module_finder import find_module
 from nanogpt_kit.core.options import Component
 
 KIT_PACKAGE = __name__.partition(".")[0]
@@ -51,17 +51,6 @@ def module_source(name: str) -> bytes:
         source = get_source(name) if get_source else None
         return source.encode("utf-8", "surrogatepass") if source else b""
     return b""
-
-
-def find_module(name: str) -> ModuleSpec | None:
-    """Finds a module, and imports nothing, unlike `importlib.util.find_spec`."""
-    if name in sys.modules:
-        return getattr(sys.modules[name], "__spec__", None)
-    if "." not in name:
-        return PathFinder.find_spec(name)
-    parent = find_module(name.rpartition(".")[0])
-    locations = parent.submodule_search_locations if parent else None
-    return PathFinder.find_spec(name, locations) if locations else None
 
 
 def imports_within(name: str, source: bytes) -> list[str]:

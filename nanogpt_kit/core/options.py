@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Self, TypeVar, cast, get_args
 
@@ -23,6 +23,7 @@ from pydantic.config import JsonDict
 from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 
+from nanogpt_kit.core.deprecation import Deprecation
 from nanogpt_kit.core.errors import Key, KitError, did_you_mean, option_error
 from nanogpt_kit.core.paths import expand_path
 from nanogpt_kit.core.registry import Registry
@@ -78,11 +79,24 @@ class Options(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, validate_default=True)
 
+    deprecated_options: ClassVar[Mapping[str, Deprecation]] = {}  # by old name
+
     @classmethod
     def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
         schema = handler(source)
         make_scalars_strict(schema)
+        if cls.deprecated_options:
+            return core_schema.no_info_before_validator_function(cls._replace_deprecated, schema)
         return schema
+
+    @classmethod
+    def _replace_deprecated(cls, values: Any) -> Any:
+        """A table with the new names of its deprecated options; with both, the old one stays and is refused."""
+        for old, deprecation in cls.deprecated_options.items() if isinstance(values, dict) else ():
+            if old in values and deprecation.replacement not in values:
+                deprecation.warn_user(f"option {old}")
+                values = {deprecation.replacement if name == old else name: value for name, value in values.items()}
+        return values
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -150,7 +164,7 @@ class Component(Options):
         use = options.pop("use", None)
         registry: Registry = (info.context or {}).get("registry") or Registry.installed()
         if use is None:
-            names = ", ".join(sorted(entry.name for entry in registry.of_kind(cls.kind)))
+            names = ", ".join(registry.names(cls.kind))
             message = f"the table names no component of kind {cls.kind}; add use = one of: {names}"
             raise PydanticCustomError("no_use", "{message}", {"message": message})
         if not isinstance(use, str):

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import importlib
 import importlib.util
 import inspect
 import logging
@@ -16,11 +17,13 @@ from contextlib import redirect_stdout
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
-from typing import Any, ClassVar, Protocol, TypeVar
+from typing import Any, ClassVar, Protocol, TypeVar, cast
 
 from nanogpt_kit.core import trust
+from nanogpt_kit.core.deprecation import DEPRECATED_COMPONENTS
 from nanogpt_kit.core.errors import Fault, KitError
 from nanogpt_kit.core.foreign_component_names import did_you_mean_component
+from nanogpt_kit.core.guarded_import import FailedImport, import_plugin
 from nanogpt_kit.core.requirements import KIT_DISTRIBUTION, unmet_requirement, warn_once
 from nanogpt_kit.system.reading import read_bytes
 
@@ -28,6 +31,7 @@ logger = logging.getLogger(__name__)
 
 GROUP = "nanogpt_kit."  # the entry-point group of kind "norm" is "nanogpt_kit.norm"
 LOCAL = "local file"
+VERB = "verb"  # of the group whose entries are commands, not components
 MAX_SOURCE_BYTES = 10_000_000  # of a component file; handwritten code has a thousandth of that
 
 
@@ -42,7 +46,7 @@ C = TypeVar("C", bound=HasKind)
 
 @dataclass(frozen=True)
 class Entry:
-    """A component that an experiment can name, not imported yet."""
+    """A component that an experiment can name, or a verb of the command line; not imported yet."""
 
     kind: str
     name: str
@@ -55,6 +59,11 @@ class Entry:
         return f"{self.distribution}/{self.name}"
 
     @property
+    def is_plugin(self) -> bool:
+        """Whether it is of an installed distribution other than the kit."""
+        return self.distribution not in (KIT_DISTRIBUTION, LOCAL)
+
+    @property
     def identity(self) -> str:
         """Distribution, name and version; empty for built-ins, which the commit in a run's provenance identifies."""
         return "" if self.distribution == KIT_DISTRIBUTION else f"{self.qualified} {self.version}"
@@ -64,33 +73,45 @@ class Entry:
         """What identifies it, for programs."""
         return {key: getattr(self, key) for key in ("kind", "name", "distribution", "version")}
 
+    @property
+    def origin(self) -> str:
+        """What it is and where it is from, for messages: with the entry point, which its author can search for."""
+        what = f"{self.kind} {self.name!r} from distribution {self.distribution} {self.version}"
+        return f"{what} (entry point {self.name} = {self.target!r} in group {GROUP}{self.kind})"
+
+    @property
+    def remedy(self) -> str:
+        """The end of a message about a plugin that is broken."""
+        inspect_it = f"`nanogpt-kit plugins doctor {self.distribution}` inspects it"
+        return "" if self.distribution == KIT_DISTRIBUTION else f"; {inspect_it}, pip can upgrade or uninstall it"
+
     def load(self, base: type[C]) -> type[C]:
         """Imports the class, which should derive from `base`. Raises KitError with the distribution and the cause."""
-        module_name, _, attribute = self.target.partition(":")
+        return self.checked(self.import_target(), base)
+
+    def import_target(self) -> Any:
+        """What the entry point names. Raises KitError with the distribution and the cause."""
+        module, _, attribute = self.target.partition(":")
         unmet = unmet_requirement(self.distribution, self.version)
         try:
             with redirect_stdout(sys.stderr):  # standard output is for results
-                loaded = getattr(importlib.import_module(module_name), attribute)
-        except (Exception, SystemExit) as error:
-            cause = f"{type(error).__name__}: {error}{f'; {unmet}' if unmet else ''}"
-            entry_point = f"{self.name} = {self.target!r} in group {GROUP}{self.kind}"
-            raise KitError(
-                f"{self.kind} {self.name!r} cannot be imported from distribution {self.distribution} "
-                f"{self.version} (entry point {entry_point}): {cause}"
-            ) from error
+                label = f"{self.origin}{self.remedy}"
+                imported = import_plugin(module, label) if self.is_plugin else importlib.import_module(module)
+            loaded = getattr(imported, attribute)
+        except FailedImport as error:
+            raise KitError(f"{self.origin} cannot be imported: {error}{unmet_or(unmet, self.remedy)}") from error
+        except Exception as error:
+            cause = f"{type(error).__name__}: {error}{unmet_or(unmet, self.remedy)}"
+            raise KitError(f"{self.origin} cannot be imported: {cause}") from error
         if unmet:
             warn_once(unmet)
-        return self._checked(loaded, base)
-
-    def _checked(self, loaded: object, base: type[C]) -> type[C]:
-        if not (isinstance(loaded, type) and issubclass(loaded, base)):
-            raise KitError(
-                f"{self.qualified} ({self.target}) is not a {self.kind}: it does not derive from api.{base.__name__}"
-            )
-        if inspect.isabstract(loaded):
-            missing = ", ".join(sorted(loaded.__abstractmethods__))
-            raise KitError(f"{self.qualified} ({self.target}) is incomplete: {missing} is not implemented")
         return loaded
+
+    def checked(self, loaded: object, base: type[C]) -> type[C]:
+        """`loaded`, which should be a class derived from `base`. Raises KitError."""
+        if fault := class_fault(loaded, base):
+            raise KitError(f"{self.origin} {fault}{self.remedy}")
+        return cast(type[C], loaded)
 
 
 @dataclass(frozen=True)
@@ -101,15 +122,33 @@ class LocalEntry(Entry):
     source: bytes  # the content that was consented to, of which a run keeps a copy
     component: type[Any]
 
+    @property
+    def origin(self) -> str:
+        return f"{self.kind} {self.name!r} in {self.path}"
+
+    @property
+    def remedy(self) -> str:
+        return ""
+
     def load(self, base: type[C]) -> type[C]:
-        return self._checked(self.component, base)
+        return self.checked(self.component, base)
+
+
+def class_fault(loaded: object, base: type[HasKind]) -> str:
+    """Why something is not a component of the kind that `base` is of, as "is ..."; empty where it is one."""
+    if not (isinstance(loaded, type) and issubclass(loaded, base)):
+        return f"is not a {base.kind}: it does not derive from api.{base.__name__}"
+    if inspect.isabstract(loaded):
+        return f"is incomplete: {', '.join(sorted(loaded.__abstractmethods__))} is not implemented"
+    return ""
 
 
 class Registry:
     """All components that a name may mean: the installed ones, and the local files of one experiment."""
 
     def __init__(self, entries: Sequence[Entry]) -> None:
-        self.entries = tuple(entries)
+        self.entries = tuple(entry for entry in entries if entry.kind != VERB)
+        self.verbs = tuple(entry for entry in entries if entry.kind == VERB)
 
     @classmethod
     @functools.cache
@@ -144,6 +183,10 @@ class Registry:
     def of_kind(self, kind: str) -> list[Entry]:
         return [entry for entry in self.entries if entry.kind == kind]
 
+    def names(self, kind: str) -> list[str]:
+        """The shortest names of the components of a kind, sorted."""
+        return sorted(self.shortest_name(entry) for entry in self.of_kind(kind))
+
     def find(self, kind: str, name: str) -> Entry:
         """The entry that `name` means: "rmsnorm", or "distribution/rmsnorm". Raises KitError."""
         entries = self.of_kind(kind)
@@ -152,6 +195,10 @@ class Registry:
         else:
             matches = [entry for entry in entries if entry.name == name]
             matches = [entry for entry in matches if entry.distribution in (KIT_DISTRIBUTION, LOCAL)][:1] or matches
+        deprecation = DEPRECATED_COMPONENTS.get((kind, name.removeprefix(f"{KIT_DISTRIBUTION}/")))
+        if not matches and deprecation:
+            deprecation.warn_user(f"{kind} {name}")
+            return self.find(kind, deprecation.replacement)
         if not matches:
             names = {entry.name for entry in entries} | ({e.qualified for e in entries} if "/" in name else set())
             raise KitError(f"unknown {kind} {name!r}{did_you_mean_component(kind, name, names)}")
@@ -187,15 +234,22 @@ class Registry:
 
     def short_name(self, component: type[HasKind]) -> str:
         """The shortest name that means this class among what is installed now, to be typed on a command line."""
-        entry = self.entry_of(component)
+        return self.shortest_name(self.entry_of(component))
+
+    def shortest_name(self, entry: Entry) -> str:
+        """The bare name where it means this entry, else the qualified one."""
         try:
             return entry.name if self.find(entry.kind, entry.name) == entry else entry.qualified
         except KitError:
             return entry.qualified
 
 
+def unmet_or(unmet: str | None, remedy: str) -> str:
+    return f"; {unmet}" if unmet else remedy
+
+
 def discover_entries() -> list[Entry]:
-    """Every component of every installed distribution, from metadata alone: nothing is imported."""
+    """Every component and verb of every installed distribution, from metadata alone: nothing is imported."""
     entries: dict[tuple[str, str, str], Entry] = {}
     for distribution in metadata.distributions():
         try:
@@ -204,7 +258,8 @@ def discover_entries() -> list[Entry]:
             name, version = distribution.name.lower().replace("_", "-").replace(".", "-"), distribution.version
             points = list(distribution.entry_points)
         except Exception as error:  # damaged metadata must not break experiments that do not use that distribution
-            logger.warning("skipped an installed distribution whose entry points cannot be read: %s", error)
+            folder = getattr(distribution, "_path", "an unknown folder")  # which no public name has
+            logger.warning("skipped an installed distribution whose entry points cannot be read: %s: %s", folder, error)
             continue
         for point in points:
             if point.group.startswith(GROUP):

@@ -19,7 +19,7 @@ def unmet_requirement(distribution: str, version: str) -> str | None:
     """Why a distribution was not made for this kit, as a sentence; None where its metadata does not say so."""
     try:
         requirements = metadata.requires(distribution) or []
-    except metadata.PackageNotFoundError:  # it was removed meanwhile
+    except Exception:  # it was removed meanwhile, or its metadata is damaged
         return None
     mine = [text for text in requirements if is_of_kit(text)]
     if not mine or distribution == KIT_DISTRIBUTION:

@@ -10,18 +10,22 @@ What a schema cannot express is left to the loader. It never refuses what the lo
 
 from __future__ import annotations
 
+import functools
 import json
+import logging
 from collections.abc import Iterable
 from typing import Any
 
 from nanogpt_kit.core.describe import component_docstring, describe_options
-from nanogpt_kit.core.errors import KitError
 from nanogpt_kit.core.experiment import Experiment
+from nanogpt_kit.core.isolated_import import import_isolated
 from nanogpt_kit.core.kinds import KINDS
 from nanogpt_kit.core.lookup import FoundComponent, components_of_kind
 from nanogpt_kit.core.option_schema import JsonSchema, inner_options, option_schemas, slot_kind
 from nanogpt_kit.core.options import LISTED_KEYWORD, SLOT_KEYWORD, Options
-from nanogpt_kit.core.registry import Registry
+from nanogpt_kit.core.registry import Entry, Registry
+
+logger = logging.getLogger(__name__)
 
 TITLE = "Experiment of nanogpt-kit"
 EXTENDS = "experiment that this one builds on: a file, relative to this one, or the name of a shipped experiment"
@@ -50,6 +54,24 @@ def experiment_schema() -> dict[str, Any]:
     }
 
 
+def usable_components(kind: str) -> tuple[FoundComponent, ...]:
+    return components_of_kind(kind, usable_plugins(Registry.installed()))
+
+
+@functools.cache
+def usable_plugins(registry: Registry) -> frozenset[Entry]:
+    """The components of plugins that can be imported, tried in separate processes; a warning about the others."""
+    results = import_isolated([entry for entry in registry.entries if entry.is_plugin and entry.kind in KINDS])
+    usable = set()
+    for result in results:
+        if result.outcome == "imported":
+            usable.add(result.entry)
+        else:
+            origin, remedy = result.entry.origin, result.entry.remedy
+            logger.warning("left out: %s cannot be imported: %s%s", origin, result.cause, remedy)
+    return frozenset(usable)
+
+
 # What is written
 
 
@@ -76,7 +98,7 @@ def is_insertable(default: Any) -> bool:
 
 def written_slot(kind: str) -> JsonSchema:
     """A component by its name or as a table; of one whose `use` a base file may set, the options of all of its kind."""
-    components = components_of_kind(kind)
+    components = usable_components(kind)
     tables = [table_schema(found.component, use_schema(found)) for found in components]
     unknown = name_except(components)
     return {
@@ -98,11 +120,7 @@ def use_schema(found: FoundComponent) -> JsonSchema:
 def names_of(found: FoundComponent) -> list[str]:
     """The names by which an experiment may choose a component."""
     entry = found.entry
-    try:
-        is_meant = Registry.installed().find(entry.kind, entry.name) == entry
-    except KitError:  # several distributions offer that name
-        is_meant = False
-    return [entry.name, entry.qualified] if is_meant else [entry.qualified]
+    return list(dict.fromkeys([Registry.installed().shortest_name(entry), entry.qualified]))
 
 
 def names_in(components: Iterable[FoundComponent]) -> list[str]:
@@ -158,7 +176,7 @@ def one_or_list(kind: str, one: JsonSchema) -> JsonSchema:
     """One component, a list of them, or, of a list in a base file, a table with elements by index or by name."""
     elements = {
         "type": "object",
-        "properties": {name: changes_of(found) for found in components_of_kind(kind) for name in names_of(found)},
+        "properties": {name: changes_of(found) for found in usable_components(kind) for name in names_of(found)},
         "patternProperties": {INDEX: one},
         "additionalProperties": ANYTHING,  # of components in local files
         "not": {"required": ["use"]},
@@ -169,7 +187,7 @@ def one_or_list(kind: str, one: JsonSchema) -> JsonSchema:
 def elements_table(kind: str) -> JsonSchema:
     """A table that sets options of components in a list: `[callback.console]`, `sampler.temperature = 0.6`."""
     by_name: JsonSchema = {}
-    for found in components_of_kind(kind):
+    for found in usable_components(kind):
         table = changes_of(found)
         options = [schema for name, schema in table["properties"].items() if name != "use"]
         by_name |= dict.fromkeys(names_of(found), {"anyOf": [table, *options]} if len(options) == 1 else table)
@@ -200,7 +218,7 @@ def constraints(options: type[Options], part: str) -> JsonSchema:
         kind, inner = slot_kind(schema), inner_options(options, name)
         if kind:
             one = {"$ref": f"#/definitions/{part}-{kind}"}
-            names: JsonSchema = {name: {} for name in names_in(components_of_kind(kind))}
+            names: JsonSchema = {name: {} for name in names_in(usable_components(kind))}
             known = {**TABLE, "properties": names, "patternProperties": {INDEX: {}}}
             elements = [{"type": "array", "items": one}, known if part == "known" else ANYTHING]
             if SLOT_KEYWORD in schema:
@@ -216,7 +234,7 @@ def constraints(options: type[Options], part: str) -> JsonSchema:
 
 def complete_slot(kind: str) -> JsonSchema:
     """A slot that names its component and every option that has no default."""
-    components = components_of_kind(kind)
+    components = usable_components(kind)
     alone = name_except(found for found in components if needs_options(found))
     free = name_except(found for found in components if has_constraints(found))
     tables = [complete_table(found) for found in components if has_constraints(found)]
@@ -239,7 +257,7 @@ def complete_table(found: FoundComponent) -> JsonSchema:
 
 def known_slot(kind: str) -> JsonSchema:
     """A slot whose component is installed."""
-    components = components_of_kind(kind)
+    components = usable_components(kind)
     if not components:
         return {}
     name: JsonSchema = {"enum": names_in(components)}

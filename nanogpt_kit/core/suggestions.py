@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, get_origin
 
+from nanogpt_kit.core.class_source import read_class_source
 from nanogpt_kit.core.errors import Key, KitError, dotted
 from nanogpt_kit.core.foreign_names import FOREIGN_NAMES, Answer, foreign_option, plain
 from nanogpt_kit.core.key_rules import name_of_element
@@ -109,11 +110,13 @@ class KeySuggestions:
         return [name for name, fields in self.options_by_name(kind).items() if option in fields]
 
     def options_by_name(self, kind: type[Component]) -> dict[str, Iterable[str]]:
-        """The options of every component of a kind that can be imported."""
+        """The options of every component of a kind; of plugins those in their source, since only a name imports one."""
         found: dict[str, Iterable[str]] = {}
         for entry in self.registry.of_kind(kind.kind):
-            component = self.load(kind, entry.name)
-            if component is not None:
+            if entry.is_plugin:
+                source = read_class_source(entry.target)
+                found[self.registry.shortest_name(entry)] = sorted(source.options) if source else ()
+            elif (component := self.load(kind, entry.name)) is not None:
                 found[entry.name] = component.model_fields
         return found
 

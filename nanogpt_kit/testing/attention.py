@@ -52,9 +52,9 @@ class AttentionConformance(ExtrasConformance):
     """
 
     component: ClassVar[Attention]
-    window: ClassVar[int | None] = None
-    gradcheck_step: ClassVar[float] = 1e-3
-    independent_heads: ClassVar[bool] = True
+    window: ClassVar[int | None] = None  # that of its options: positions that a query attends to; None: all
+    gradcheck_step: ClassVar[float] = 1e-3  # of finite differences; scores are fp32 whatever the input
+    independent_heads: ClassVar[bool] = True  # whether no head uses the queries or keys of another
 
     def expected(self, module: nn.Module, q: Tensor, k: Tensor, v: Tensor, view: View) -> Tensor:
         """What the module must give, up to rounding: (B, H, T, D)."""

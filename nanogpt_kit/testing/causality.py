@@ -22,7 +22,7 @@ STATE = "keep what earlier tokens left in the cache alone, by layer, and use pos
 class CausalityConformance(Conformance):
     """For modules called as models are: `module(ids)`, and `module(ids, cache=cache)` for the tokens after others."""
 
-    vocab_size: ClassVar[int] = 37
+    vocab_size: ClassVar[int] = 37  # of the model
 
     def tokens(self, seed: int = 1) -> Tensor:
         generator = torch.Generator().manual_seed(seed)

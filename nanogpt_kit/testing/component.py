@@ -5,7 +5,6 @@ The suites need no fixtures; they draw from their own generators, or from torch'
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
 from functools import partial
 from typing import Any, ClassVar, get_args, get_origin
@@ -14,6 +13,7 @@ import tomli
 import tomli_w
 from pydantic import ValidationError
 
+from nanogpt_kit.core.describe import component_docstring
 from nanogpt_kit.core.options import Component, to_toml_values
 from nanogpt_kit.core.registry import Registry
 from nanogpt_kit.testing.remedy import errors_as_failures
@@ -24,9 +24,9 @@ class ComponentConformance:
 
     component: ClassVar[Component]
 
-    def test_the_file_has_a_docstring(self) -> None:
-        assert sys.modules[type(self.component).__module__].__doc__, (
-            "the component's file has no docstring: say what it is, and its source"
+    def test_the_class_or_its_file_has_a_docstring(self) -> None:
+        assert component_docstring(type(self.component)), (
+            "neither the component's class nor its file has a docstring: say what it is, and its source"
         )
 
     def test_every_option_has_a_description(self) -> None:

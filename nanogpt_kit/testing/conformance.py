@@ -139,14 +139,13 @@ class PartConformance(Conformance):
     """For the parts of a network, which are built from a LayerContext."""
 
     component: ClassVar[Mixer | Attention | Position | Norm | MLP | Loss]
-    context: ClassVar[LayerContext] = LayerContext(
+    context: ClassVar[LayerContext] = LayerContext(  # sizes that the part is built for
         n_embd=24, n_head=6, n_kv_head=3, head_dim=4, n_layer=7, block_size=13, dropout=0.0, bias=True
     )
     differentiable: ClassVar[bool] = True  # on this device; False skips all that needs a backward pass
     fast_gradcheck: ClassVar[bool] = False  # along random directions, which is faster but misses small errors
-    # Step of finite differences: small, since it must not cross a kink; larger in suites of components that usually
-    # compute in fp32, whatever their input.
-    gradcheck_step: ClassVar[float] = 1e-6
+    # Small, since it must not cross a kink; larger in suites of components that usually compute in fp32.
+    gradcheck_step: ClassVar[float] = 1e-6  # of finite differences; 1e-3 for a module that computes in fp32
 
     def inputs(self) -> tuple[Tensor, ...]:
         """The inputs of the module, in fp32 and without gradients."""

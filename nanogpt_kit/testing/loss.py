@@ -32,7 +32,7 @@ class LossConformance(PartConformance):
     """Subclass it with `component = MyLoss(...)`, with coefficients as large as 0.1: small ones hide mistakes."""
 
     component: ClassVar[Loss]
-    gradcheck_step: ClassVar[float] = 1e-2  # losses are sums in fp32
+    gradcheck_step: ClassVar[float] = 1e-2  # of finite differences; losses are sums in fp32
 
     def build(self, seed: int = 0, **changes: object) -> nn.Module:
         """A module in training mode: a loss is called in training only."""

@@ -15,7 +15,7 @@ class NormConformance(FeatureConformance, ExtrasConformance):
     """Subclass it with `component = MyNorm(...)`."""
 
     component: ClassVar[Norm]
-    gradcheck_step: ClassVar[float] = 1e-3
+    gradcheck_step: ClassVar[float] = 1e-3  # of finite differences; norms compute in fp32 whatever their input
 
     def test_heads_are_normalised_like_positions(self) -> None:
         """A model may pass (B, H, T, D) to a norm built for D features."""

@@ -27,7 +27,7 @@ class OptimizerConformance(ComponentConformance):
     """Subclass it with `component = MyOptimizer(...)`, with a learning rate that trains a small model."""
 
     component: ClassVar[Optimizer]
-    device: ClassVar[str] = "cpu"
+    device: ClassVar[str] = "cpu"  # of the parameters
 
     def parameters(self) -> dict[str, nn.Parameter]:
         """One of each role, a second matrix, and one that is several in one."""

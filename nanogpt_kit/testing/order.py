@@ -25,8 +25,8 @@ class OrderConformance(PackedOrderConformance):
     """
 
     component: ClassVar[Order]
-    varies: ClassVar[bool] = True
-    reads_tokens: ClassVar[bool] = False
+    varies: ClassVar[bool] = True  # whether two steps, and two seeds, have different windows
+    reads_tokens: ClassVar[bool] = False  # whether it reads the text, which is then short in every test
 
     def epoch(self, ctx: OrderContext) -> int | None:
         """Windows of an epoch, for an order that uses each token once in them, or leaves it out; None for others."""

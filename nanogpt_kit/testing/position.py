@@ -24,7 +24,7 @@ class PositionConformance(PartConformance):
     """
 
     component: ClassVar[Position]
-    relative: ClassVar[bool] = False
+    relative: ClassVar[bool] = False  # whether scores of rotated queries and keys depend on their distance only
 
     def inputs(self) -> tuple[Tensor, ...]:
         """Features (B, T, C) and queries (B, H, T, D) at every position of a block."""

@@ -25,9 +25,10 @@ class RankError(AssertionError):
     """What went wrong on a rank, or that some did not finish."""
 
 
-def run_on_ranks(world_size: int, function: Callable[[int], Any]) -> list[Any]:
+def run_on_ranks(world_size: int, function: Callable[[int], Any], joined: bool = True) -> list[Any]:
     """What `function(rank)` returns on each of `world_size` ranks; one alone is this process, without a process group.
 
+    Where they are not `joined`, the function joins them itself, as a run does by the environment that torchrun sets.
     Raises RankError where a rank raises, or does not finish because it waits for another one.
     """
     if world_size == 1:
@@ -37,8 +38,8 @@ def run_on_ranks(world_size: int, function: Callable[[int], Any]) -> list[Any]:
             raise RankError(f"with 1 process: {type(error).__name__}: {error}") from error
     with tempfile.TemporaryDirectory() as folder:
         files = [Path(folder) / str(rank) for rank in range(world_size)]
-        address = f"tcp://127.0.0.1:{free_port()}"
-        children = [fork_rank(rank, world_size, address, function, file) for rank, file in enumerate(files)]
+        port = free_port()
+        children = [fork_rank(rank, world_size, port, function, file, joined) for rank, file in enumerate(files)]
         wait_for(children)
         answers = [torch.load(file, weights_only=False) if file.exists() else "it was killed" for file in files]
     failures = [f"rank {rank} of {world_size}: {one}" for rank, one in enumerate(answers) if isinstance(one, str)]
@@ -47,7 +48,7 @@ def run_on_ranks(world_size: int, function: Callable[[int], Any]) -> list[Any]:
     return [one["returned"] for one in answers if isinstance(one, dict)]
 
 
-def fork_rank(rank: int, world_size: int, address: str, function: Callable[[int], Any], file: Path) -> int:
+def fork_rank(rank: int, world_size: int, port: int, function: Callable[[int], Any], file: Path, joined: bool) -> int:
     """The id of a child process that writes to `file` what the function returns, or a sentence about its error."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # about threads, of which the child uses none
@@ -58,7 +59,9 @@ def fork_rank(rank: int, world_size: int, address: str, function: Callable[[int]
     try:
         torch.set_num_threads(1)
         os.environ |= {"RANK": str(rank), "WORLD_SIZE": str(world_size), "LOCAL_RANK": str(rank)}
-        dist.init_process_group("gloo", init_method=address, rank=rank, world_size=world_size)
+        os.environ |= {"LOCAL_WORLD_SIZE": str(world_size), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+        if joined:
+            dist.init_process_group("gloo", rank=rank, world_size=world_size)
         answer = {"returned": function(rank)}
     except BaseException as error:
         place = traceback.extract_tb(error.__traceback__)[-1]

@@ -68,7 +68,7 @@ class SamplerConformance(ComponentConformance):
     """
 
     component: ClassVar[Sampler]
-    device: ClassVar[str] = "cpu"
+    device: ClassVar[str] = "cpu"  # of the logits
 
     def logits(self, scene: str = "plain") -> Tensor:
         return SCENES[scene]().to(self.device)  # (B, V)

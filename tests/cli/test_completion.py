@@ -116,6 +116,10 @@ def test_report_completes_runs_sweeps_comparisons_and_paths(runs: Path) -> None:
     assert words("report ./fol") == ["./folder/"]
 
 
+# words that are the user's; the last: no plugin is installed
+EMPTY = ("sample overrides", "runs note text", "plugins new name", "plugins doctor distributions")
+
+
 def test_every_argument_completes(runs: Path) -> None:
     write_experiment("mine.toml")
 
@@ -128,7 +132,7 @@ def test_every_argument_completes(runs: Path) -> None:
 
     found = arguments(main)
     assert len(found) > 15
-    assert [name for name, count in found if not count and name not in ("sample overrides", "runs note text")] == []
+    assert [name for name, count in found if not count and name not in EMPTY] == []
 
 
 def test_experiments_complete_by_name_local_ones_first() -> None:
@@ -244,6 +248,7 @@ def test_explained_keys_and_components_complete() -> None:
     assert words("explain optimizer.muon.mom") == ["optimizer.muon.momentum"]
     assert "rope" in words("explain ro")
     assert words("plugins show norm:r") == ["norm:rmsnorm"]
+    assert sorted(words("plugins new mine --kind mo")) == ["model"]
     assert "ema" in words("sample x --weights e")
     assert words("eval x --evaluator perp") == ["perplexity"]
 

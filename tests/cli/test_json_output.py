@@ -64,6 +64,7 @@ WORDS: dict[str, Callable[[Path, RunFolder], tuple[Any, ...]]] = {  # an experim
     "explain": lambda tiny, run: ("explain",),
     "explain KEY": lambda tiny, run: ("explain", "train.steps"),
     "plugins list": lambda tiny, run: ("plugins", "list"),
+    "plugins doctor": lambda tiny, run: ("plugins", "doctor"),
     "plugins show": lambda tiny, run: ("plugins", "show", "gelu"),
 }
 BEFORE = {  # what makes what a command reads

@@ -122,7 +122,7 @@ def test_the_examples_of_the_page_work(
     tiny: Path, tmp_path: Path, command: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     text = PAGE.read_text(encoding="utf-8")
-    _, example, suite = re.findall(r"^```python\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
+    _, _, example, _, suite = re.findall(r"^```python\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
     session.run(Experiment.load(tiny, ["callback=[]", "train.steps=1", "sample.num_samples=0"]))
     (tmp_path / "numpy_archive.py").write_text(example)
     answer = command("export", "tiny", tmp_path / "out", "--format", tmp_path / "numpy_archive.py")

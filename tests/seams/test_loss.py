@@ -6,10 +6,7 @@ import itertools
 import logging
 import math
 import os
-import re
 import shutil
-import sys
-import types
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,9 +15,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from nanogpt_kit.cli.plugin_templates.component.loss import ActivationLoss
 from nanogpt_kit.core.errors import KitError, RunFailed
 from nanogpt_kit.core.experiment import Experiment
-from nanogpt_kit.core.kinds import Loss
 from nanogpt_kit.generate.load import load_run
 from nanogpt_kit.nn.flops import model_size
 from nanogpt_kit.runs.folder import RunFolder
@@ -43,18 +40,8 @@ class TestTwoToken(LossConformance):
     component = TwoToken(coefficient=0.3)
 
 
-def documented_loss() -> Loss:
-    """The smallest example of docs/kinds/loss.md."""
-    page = Path(__file__).parents[2] / "docs" / "kinds" / "loss.md"
-    (code,) = re.findall(r"^```python\n(\"\"\".*?)^```", page.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE)
-    module = sys.modules["documented_loss"] = types.ModuleType("documented_loss")
-    exec(compile(code, str(page), "exec"), vars(module))
-    found: Loss = module.Activation(coefficient=0.1)
-    return found
-
-
 class TestTheDocumentedLoss(LossConformance):
-    component = documented_loss()
+    component = ActivationLoss(coefficient=0.1)
     compiles = False
 
 

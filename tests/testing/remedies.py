@@ -9,7 +9,7 @@ import pytest
 
 REMEDIES = {  # patterns of the first line, by test
     # all suites
-    "test_the_file_has_a_docstring": "say what it is, and its source",
+    "test_the_class_or_its_file_has_a_docstring": "say what it is, and its source",
     "test_every_option_has_a_description": r"option eps .*Field\(description=",
     "test_options_are_frozen": "option eps can be set: leave frozen = True|use tuples in place of lists",
     "test_unknown_options_are_refused": "leave extra = 'forbid'",

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,12 +12,9 @@ from pydantic import PrivateAttr
 from torch import Tensor, nn
 
 from nanogpt_kit.api import Attention, LayerContext, View
+from nanogpt_kit.cli.plugin_templates.component.attention import SquaredAttention
 from nanogpt_kit.testing.attention import AttentionConformance
 from nanogpt_kit.testing.attention_scenes import HARDEST
-
-PAGE = Path(__file__).parents[2] / "docs" / "kinds" / "attention.md"
-(EXAMPLE,) = re.findall(r"^## Smallest example\n\n```python\n(.*?)^```", PAGE.read_text(encoding="utf-8"), re.S | re.M)
-exec(compile(EXAMPLE, str(PAGE), "exec"))
 
 
 class ReLU(Attention):
@@ -136,7 +131,7 @@ def test_an_author_may_say_what_attends_to_what() -> None:
 
 
 class TestSquaredScoresOfTheDocumentation(AttentionConformance):
-    component = globals()["Squared"]()
+    component = SquaredAttention()
     compiles = False
 
 

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-import re
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,6 +12,7 @@ import torch
 from torch import nn
 
 from nanogpt_kit.api import Init, Model, ModelContext, Multipliers, ParameterShape
+from nanogpt_kit.cli.plugin_templates.component.init import UniformInit
 from nanogpt_kit.components.init.gpt2 import GPT2
 from nanogpt_kit.components.model.gpt import GPT
 from nanogpt_kit.testing.init import PARTS, InitConformance
@@ -151,13 +150,7 @@ def test_a_sound_init_passes(test: str) -> None:
 
 
 def test_the_example_of_the_documentation_passes() -> None:
-    page = (Path(__file__).parents[2] / "docs" / "kinds" / "init.md").read_text(encoding="utf-8")
-    (example,) = (
-        code for code in re.findall(r"^```python\n(.*?)^```", page, re.DOTALL | re.MULTILINE) if code[0] == '"'
-    )
-    names: dict[str, Any] = {"__name__": "uniform"}
-    exec(compile(example, "init.md", "exec"), names)
-    suite = suite_of(names["Uniform"]())
+    suite = suite_of(UniformInit())
     for test, arguments in EVERY.items():
         getattr(suite, test)(*arguments)
 

@@ -770,7 +770,7 @@ def test_an_option_that_is_a_list_is_caught() -> None:
 
 def test_a_file_without_a_docstring_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys.modules[__name__], "__doc__", None)
-    assert_caught(suite_of(NormConformance, Undescribed()), [("test_the_file_has_a_docstring",)])
+    assert_caught(suite_of(NormConformance, Undescribed()), [("test_the_class_or_its_file_has_a_docstring",)])
 
 
 # --- model ------------------------------------------------------------------------------------------------------

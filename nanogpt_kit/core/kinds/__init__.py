@@ -111,7 +111,5 @@ KINDS: dict[str, type[Component]] = {
 def load_entry(entry: Entry) -> type[Component]:
     """Imports the class of an entry. Raises KitError where its kind is unknown or it does not derive from its base."""
     if entry.kind not in KINDS:
-        raise KitError(
-            f"{entry.qualified} ({entry.target}): unknown kind {entry.kind!r}{did_you_mean(entry.kind, KINDS)}"
-        )
+        raise KitError(f"{entry.origin}: unknown kind {entry.kind!r}{did_you_mean(entry.kind, KINDS)}")
     return entry.load(KINDS[entry.kind])

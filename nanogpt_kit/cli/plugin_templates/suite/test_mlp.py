@@ -1,0 +1,21 @@
+"""TanhMLP passes the suite of its kind, and trains by its name in an experiment."""
+
+from pathlib import Path
+
+from nanogpt_kit.cli.plugin_templates.component.mlp import TanhMLP
+from nanogpt_kit.testing.mlp import MLPConformance
+from nanogpt_kit.testing.training import resume_briefly
+
+EXPERIMENT = Path(__file__).parents[1] / "experiment" / "mlp.toml"
+
+
+class TestTanhMLP(MLPConformance):
+    component = TanhMLP()
+
+
+class TestTanhMLPWithOptions(MLPConformance):
+    component = TanhMLP(width=2.0)
+
+
+def test_a_training_of_the_experiment_is_resumed_bit_for_bit(tmp_path: Path) -> None:
+    resume_briefly(tmp_path, experiment=EXPERIMENT)

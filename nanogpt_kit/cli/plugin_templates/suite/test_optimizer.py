@@ -1,0 +1,21 @@
+"""SignMomentum passes the suite of its kind, and trains by its name in an experiment."""
+
+from pathlib import Path
+
+from nanogpt_kit.cli.plugin_templates.component.optimizer import SignMomentum
+from nanogpt_kit.testing.optimizer import OptimizerConformance
+from nanogpt_kit.testing.training import resume_briefly
+
+EXPERIMENT = Path(__file__).parents[1] / "experiment" / "optimizer.toml"
+
+
+class TestSignMomentum(OptimizerConformance):
+    component = SignMomentum()
+
+
+class TestSignMomentumWithOptions(OptimizerConformance):
+    component = SignMomentum(momentum=0.5)
+
+
+def test_a_training_of_the_experiment_is_resumed_bit_for_bit(tmp_path: Path) -> None:
+    resume_briefly(tmp_path, experiment=EXPERIMENT)

@@ -1,0 +1,106 @@
+"""`nanogpt-kit plugins test TARGET`: the conformance suites of everything that a plugin declares."""
+
+from __future__ import annotations
+
+import importlib.util
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from nanogpt_kit.cli.experiment import TRUST
+from nanogpt_kit.cli.json_output import json_option, print_json
+from nanogpt_kit.core.errors import DONE, FAILED, MISTAKE, KitError, printable
+from nanogpt_kit.core.overrides import parse_override
+
+if TYPE_CHECKING:
+    from nanogpt_kit.testing.isolated.outcome import Outcome
+    from nanogpt_kit.testing.isolated.target import Target
+
+SECONDS = 300.0  # limit of a process; the largest suite, of attentions, takes 30 s on two cores
+NEEDED = ("pytest", "hypothesis")
+
+
+@click.command("test")
+@click.argument("target")
+@click.argument("options", nargs=-1, metavar="[KIND/NAME.OPTION=VALUE]...")
+@click.option(
+    "--timeout",
+    type=click.FloatRange(min=0, min_open=True),
+    default=SECONDS,
+    show_default=True,
+    metavar="SECONDS",
+    help="Time limit of its own tests, and of each component.",
+)
+@json_option()
+@TRUST
+def plugins_test(
+    target: str, options: tuple[str, ...], timeout: float, as_json: bool, trust_code: bool
+) -> int:
+    """Test what TARGET declares: an installed distribution, a wheel, a source folder, or a component file.
+
+    Each component passes the suite of its kind, and trains a tiny model for five steps. The tests that TARGET brings
+    take the place of the suite where they have one of the component: the folder `tests` of a source folder, test_NAME.py
+    beside a component file, the module `conformance` of an installed package or a wheel.
+
+    Everything happens in an environment that is removed again: a wheel is installed there, over what is installed here.
+    """
+    missing = [name for name in NEEDED if importlib.util.find_spec(name) is None]
+    if missing:
+        raise KitError(f'{missing[0]} is not installed: pip install "nanogpt-kit[test]"')
+    from nanogpt_kit.testing.isolated.environment import isolated_environment
+    from nanogpt_kit.testing.isolated.installation import install_target
+    from nanogpt_kit.testing.isolated.runner import TargetRunner
+    from nanogpt_kit.testing.isolated.target import find_target
+
+    found = find_target(target, trust_code)
+    outcomes = []
+    with isolated_environment() as environment:
+        found = install_target(found, environment)
+        chosen = options_by_component(found, options)
+        if not as_json:
+            click.echo(printable(f"{found.distribution} {found.version}"))
+        for outcome in TargetRunner(found, chosen, environment, timeout).outcomes():
+            outcomes.append(outcome)
+            if not as_json:
+                click.echo(printable(outcome_text(outcome)))
+    if as_json:
+        record = {"target": target, "distribution": found.distribution, "version": found.version}
+        print_json({**record, "outcomes": [outcome.record() for outcome in outcomes]})
+    if any(outcome.failures for outcome in outcomes):
+        return FAILED
+    return MISTAKE if any(outcome.untested for outcome in outcomes) else DONE
+
+
+def options_by_component(target: Target, words: tuple[str, ...]) -> dict[str, dict[str, Any]]:
+    """{"dataset/mine": {"source": "a.txt"}} of "dataset/mine.source=a.txt"; of "source=a.txt" where it has only one."""
+    labels = [component.label for component in target.components]
+    chosen: dict[str, dict[str, Any]] = {}
+    for word in words:
+        left, equals, right = word.partition("=")
+        label, dot, option = left.partition(".") if "/" in left else (labels[0], ".", left)
+        if not (equals and dot and ("/" in left or len(labels) == 1)):
+            example = f"{labels[0] if labels else 'norm/mine'}.eps=1e-5"
+            raise KitError(f"command line: expected KIND/NAME.OPTION=VALUE, as in {example}, got {word!r}")
+        key, value = parse_override(f"{option}={right}")
+        table = chosen.setdefault(label, {})
+        for part in key[:-1]:
+            table = table.setdefault(part, {})
+        table[key[-1]] = value
+    return chosen
+
+
+def outcome_text(outcome: Outcome) -> str:
+    """A line, and one for each failure."""
+    counts = f"{outcome.passed} passed" + (f", {outcome.skipped} skipped" if outcome.skipped else "")
+    if outcome.failures:
+        counts = f"{len(outcome.failures)} failed, {counts}"
+    lines = [f"  {outcome.label:24} {counts}"]
+    by_message: dict[str, list[str]] = {}
+    for failure in outcome.failures:
+        by_message.setdefault(failure.message, []).append(failure.test)
+    for message, tests in by_message.items():
+        others = f" (and {len(tests) - 1} other tests)" if len(tests) > 1 else ""
+        lines.append(f"    {f'{tests[0]}{others}: ' if tests[0] else ''}{message}")
+    if outcome.untested:
+        lines.append(f"    not tested: {outcome.untested}")
+    return "\n".join(lines)

@@ -1,0 +1,91 @@
+"""Imports a plugin's module into this process: whatever else it does becomes an exception, a line or a trace."""
+
+from __future__ import annotations
+
+import faulthandler
+import importlib
+import logging
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from types import ModuleType
+from typing import Any
+
+from nanogpt_kit.system import signals
+
+logger = logging.getLogger(__name__)
+
+PATIENCE_SECONDS = 2.0  # before it is reported which module is being imported
+
+
+class FailedImport(Exception):
+    """Raised in place of a SystemExit, a call of os._exit, or a KeyboardInterrupt that no signal has caused."""
+
+
+def import_plugin(module: str, label: str) -> ModuleType:
+    """Imports a module. Raises what it raises if that is an Exception, else FailedImport.
+
+    `label` says which component of which distribution needs it, and what to do: in a line after some seconds, and in
+    the trace that Python prints if native code ends the process.
+    """
+    if not faulthandler.is_enabled():
+        with suppress(Exception):  # without a standard error
+            faulthandler.enable(all_threads=False)
+    # The file name of this frame is a line of that trace
+    statement = compile("imported.append(import_module(module))", label, "exec", dont_inherit=True)
+    imported: list[ModuleType] = []
+    names = {"imported": imported, "import_module": importlib.import_module, "module": module}
+    try:
+        with announced(label), exits_raised():
+            exec(statement, names)
+    except SystemExit as error:
+        raise FailedImport(f"SystemExit: {error}" if str(error) else "SystemExit") from error
+    except KeyboardInterrupt as error:
+        if is_of_user(error):
+            raise
+        raise FailedImport("KeyboardInterrupt, which no signal has caused") from error
+    return imported[0]
+
+
+@contextmanager
+def announced(label: str) -> Iterator[None]:
+    """Logs what is being imported once the block has taken PATIENCE_SECONDS."""
+    timer = threading.Timer(PATIENCE_SECONDS, logger.info, ["importing %s", label])
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+
+
+@contextmanager
+def exits_raised() -> Iterator[None]:
+    """Turns calls of os._exit into SystemExit; those of child processes, which copy this one, remain what they are."""
+    exit_now, process = os._exit, os.getpid()
+
+    def raise_exit(code: int) -> Any:
+        if os.getpid() != process or threading.current_thread() is not thread:
+            exit_now(code)
+        raise SystemExit(f"os._exit({code})")
+
+    thread = threading.current_thread()
+    os._exit = raise_exit  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        os._exit = exit_now
+
+
+def is_of_user(error: KeyboardInterrupt) -> bool:
+    """Whether a signal has raised it. Python's own handler leaves no frame, so with that one it is assumed."""
+    handlers: set[Any] = {signal.getsignal(number) for number in signals.available_signals()}
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        return True
+    trace = error.__traceback__
+    while trace and trace.tb_next:
+        trace = trace.tb_next
+    codes: set[Callable[..., Any] | None] = {getattr(handler, "__code__", None) for handler in handlers}
+    return trace is not None and trace.tb_frame.f_code in codes
