@@ -71,6 +71,7 @@ if TYPE_CHECKING:
     from nanogpt_kit.corpus.token_file import TokenFile
     from nanogpt_kit.nn.arithmetic import multiplies_bf16
     from nanogpt_kit.nn.cache import KVCache
+    from nanogpt_kit.nn.combined_optimizer import CombinedOptimizer
     from nanogpt_kit.nn.loss import linear_cross_entropy, regularized_cross_entropy
     from nanogpt_kit.nn.parallel import ParallelModel
     from nanogpt_kit.nn.parts import FusedLinear, HeadLinear, Positional, ResidualLinear, TwoLayerMLP
@@ -81,6 +82,7 @@ if TYPE_CHECKING:
 DEPRECATED: dict[str, Deprecation] = {}  # by old name
 LAZY = {
     "BPEEncoder": "nanogpt_kit.corpus.bpe",
+    "CombinedOptimizer": "nanogpt_kit.nn.combined_optimizer",
     "FusedLinear": "nanogpt_kit.nn.parts",
     "HeadLinear": "nanogpt_kit.nn.parts",
     "KVCache": "nanogpt_kit.nn.cache",
@@ -108,6 +110,7 @@ __all__ = [
     "Attention",
     "BPEEncoder",
     "Callback",
+    "CombinedOptimizer",
     "Dataset",
     "Document",
     "Encoder",

@@ -24,7 +24,7 @@ from nanogpt_kit.core.layers import DEFAULT, Layers
 from nanogpt_kit.core.made_with import Unresolved
 from nanogpt_kit.core.options import Component, RunContext, components_in, digest, leaves, to_toml_values
 from nanogpt_kit.core.registry import Entry, LocalEntry, Registry
-from nanogpt_kit.core.targets import schedule_notes
+from nanogpt_kit.core.targets import optimizer_notes, schedule_notes
 from nanogpt_kit.core.unused_options import drop_unused_options
 
 
@@ -103,7 +103,8 @@ class Experiment(ExperimentOptions):
     def notes(self) -> tuple[str, ...]:
         """Sentences about options that were dropped, components that were appended, and unsuitable schedules."""
         schedules = [(dotted(key), part) for key, part in self.parts() if key[0] == "schedule"]
-        return (*self._layers.notes, *schedule_notes(schedules, self.targets, self.step_plan))
+        of_schedules = schedule_notes(schedules, self.targets, self.step_plan)
+        return (*self._layers.notes, *of_schedules, *optimizer_notes(self.optimizer, schedules, self.total_steps))
 
     def location(self, key: Key) -> str:
         """Where a value was written: "file:line", "command line", or "default"."""

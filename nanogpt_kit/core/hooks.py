@@ -12,6 +12,7 @@ from typing import Any, Literal
 import pluggy
 
 from nanogpt_kit.core.errors import KitError, RunFailed, did_you_mean
+from nanogpt_kit.core.evaluation_weights import evaluation_weights
 from nanogpt_kit.core.kinds import Callback, LiveRun, TrainingBatch
 
 logger = logging.getLogger(__name__)
@@ -153,12 +154,13 @@ class Hooks:
 
     @contextmanager
     def evaluation(self, run: LiveRun, purpose: Literal["evaluation", "sampling"]) -> Iterator[None]:
-        """Entered around evaluation and sampling; callbacks may swap in other weights inside."""
-        self.call("evaluation_started", run=run, purpose=purpose)
-        try:
-            yield
-        finally:
-            self.call("evaluation_ended", backwards=True, run=run)  # swaps are undone in reverse order
+        """Entered around evaluation and sampling; the optimizer, then callbacks may swap in other weights inside."""
+        with evaluation_weights(run.optimizer):
+            self.call("evaluation_started", run=run, purpose=purpose)
+            try:
+                yield
+            finally:
+                self.call("evaluation_ended", backwards=True, run=run)  # swaps are undone in reverse order
 
     def state_dict(self) -> dict[str, Any]:
         return {

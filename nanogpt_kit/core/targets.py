@@ -135,6 +135,16 @@ def schedule_notes(
         yield f"schedule: no schedule has the target {LEARNING_RATE}, so the learning rate is constant"
 
 
+def optimizer_notes(
+    optimizer: Component, schedules: Sequence[tuple[str, Component]], total_steps: float
+) -> Iterator[str]:
+    """What in the schedule of the learning rate does not suit the optimizer, as sentences with the schedule's key."""
+    for key, one in schedules:
+        if isinstance(optimizer, Optimizer) and isinstance(one, Schedule) and one.target == LEARNING_RATE:
+            note = optimizer.note(one, total_steps)
+            yield from (f"{key}: {note}",) if note else ()
+
+
 def is_of_rate(schedule: Schedule) -> bool:
     """Whether it drives a learning rate, perhaps of some parameters only."""
     return schedule.target.startswith("optimizer.") and schedule.target.endswith(".lr")

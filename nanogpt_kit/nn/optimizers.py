@@ -15,6 +15,7 @@ import torch
 from torch import nn
 
 from nanogpt_kit.core.errors import Fault, KitError
+from nanogpt_kit.core.evaluation_weights import set_trained_weights
 from nanogpt_kit.core.experiment import Experiment
 from nanogpt_kit.core.kinds import ParameterShape
 from nanogpt_kit.core.kinds.parameter_group import VALUES
@@ -36,6 +37,7 @@ def build_optimizer(
     unwrap_torch_optimizers()
     optimizer = experiment.optimizer.build(groups)
     set_group_values(experiment, optimizer)
+    set_trained_weights(optimizer)
     return optimizer
 
 

@@ -12,6 +12,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from nanogpt_kit.core.evaluation_weights import evaluation_weights, set_trained_weights
 from nanogpt_kit.core.kinds import Optimizer, ParameterShape, Role
 from nanogpt_kit.testing.component import ComponentConformance
 from nanogpt_kit.testing.conformance import standard_normal
@@ -92,7 +93,7 @@ class OptimizerConformance(ComponentConformance):
         assert sorted(in_groups) == sorted(map(id, parameters.values())), (
             "a parameter is in no group, or in several: pass on every group that build is given"
         )
-        self.take_steps(optimizer, parameters, 0, 1)
+        self.take_steps(optimizer, parameters, 0, 2)  # some measure the first gradient and do not follow it
         for name, parameter in parameters.items():
             moved = not torch.equal(parameter, before[name])
             assert moved, f"{name} was not updated: update every group, also where the role needs another rule"
@@ -126,7 +127,7 @@ class OptimizerConformance(ComponentConformance):
         for group in optimizer.param_groups:
             if group["group"] == 0:
                 group["lr"] = 0.0
-        self.take_steps(optimizer, parameters, 0, 1)
+        self.take_steps(optimizer, parameters, 0, 2)
         unmoved = [name for name, parameter in parameters.items() if torch.equal(parameter, before[name])]
         remedy = "use the lr of the parameter's own group, and keep groups apart that build is given apart"
         assert unmoved == ["matrix_2"], f"with lr = 0 for matrix_2 alone, {unmoved} did not change: {remedy}"
@@ -174,6 +175,29 @@ class OptimizerConformance(ComponentConformance):
             assert torch.equal(resumed[name], parameter), (
                 f"{name} differs after a resume: keep all state in optimizer.state"
             )
+
+    def test_evaluations_and_checkpoints_leave_the_training_as_it_is(self) -> None:
+        """Of an optimizer with other weights for evaluation, which are those of a checkpoint, and which it restores."""
+        whole, saved = self.parameters(), self.parameters()
+        first, second = self.build_optimizer(whole), self.build_optimizer(saved)
+        for optimizer, parameters in ((first, whole), (second, saved)):
+            set_trained_weights(optimizer)
+            self.take_steps(optimizer, parameters, 0, STEPS)
+        with evaluation_weights(second):
+            file = io.BytesIO()
+            torch.save(second.state_dict(), file)
+            resumed = {name: nn.Parameter(p.detach().clone()) for name, p in saved.items()}
+        file.seek(0)
+        third = self.build_optimizer(resumed)
+        set_trained_weights(third)
+        third.load_state_dict(torch.load(file, weights_only=True))
+        set_trained_weights(third)
+        for optimizer, parameters in ((first, whole), (second, saved), (third, resumed)):
+            self.take_steps(optimizer, parameters, STEPS, 2 * STEPS)
+        for name, parameter in whole.items():
+            remedy = "keep what `eval` replaces in optimizer.state, and let `train` restore it bit for bit"
+            assert torch.equal(saved[name], parameter), f"an evaluation changes {name}: {remedy}"
+            assert torch.equal(resumed[name], parameter), f"{name} differs after a resume: {remedy}"
 
     def test_frozen_parameters_have_no_state(self) -> None:
         parameters = self.parameters()

@@ -16,6 +16,7 @@ from torch import nn
 from nanogpt_kit.checkpoint import store
 from nanogpt_kit.checkpoint.rng import rng_state
 from nanogpt_kit.core.errors import RunFailed, did_you_mean
+from nanogpt_kit.core.evaluation_weights import evaluation_weights
 from nanogpt_kit.core.hooks import Hooks
 from nanogpt_kit.core.sections import Checkpoint
 from nanogpt_kit.runs.status import Best
@@ -53,18 +54,20 @@ class Checkpoints:
         progress = self.progress
         if self.saved_at == progress.step:
             return None
-        self.finite.check_model()
-        state = TrainingState(
-            progress=progress,
-            optimizer=self.optimizer.state_dict(),
-            scaler=self.scaler.state_dict(),
-            rng=self.world.all_gather(rng_state()),
-            callbacks=self.hooks.state_dict(),
-        ).to_dict()
-        self.finite.check_training_state(state)
-        self.prune_once_verified()
-        self.log.sync()
-        self.newest = self._write(state, self._retention(self.options.keep_last + 1))  # the one before stays for now
+        with evaluation_weights(self.optimizer):  # those that whoever loads the model uses
+            self.finite.check_model()
+            state = TrainingState(
+                progress=progress,
+                optimizer=self.optimizer.state_dict(),
+                scaler=self.scaler.state_dict(),
+                rng=self.world.all_gather(rng_state()),
+                callbacks=self.hooks.state_dict(),
+            ).to_dict()
+            self.finite.check_training_state(state)
+            self.prune_once_verified()
+            self.log.sync()
+            # The one before stays for now
+            self.newest = self._write(state, self._retention(self.options.keep_last + 1))
         self.world.broadcast(None)  # rank 0 may write for long; a rank that ended meanwhile would be taken for lost
         self.saved_at, self.newest_is_verified = progress.step, False
         return self.newest

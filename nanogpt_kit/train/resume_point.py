@@ -13,6 +13,7 @@ from nanogpt_kit.checkpoint.damaged import damage_as_kit_error
 from nanogpt_kit.checkpoint.manifest import TRAINING
 from nanogpt_kit.checkpoint.rng import seed_everything, set_rng_state
 from nanogpt_kit.core.errors import KitError, RunFailed
+from nanogpt_kit.core.evaluation_weights import set_trained_weights
 from nanogpt_kit.core.hooks import Hooks
 from nanogpt_kit.nn.parameter_groups import load_optimizer_state
 from nanogpt_kit.nn.sharded import distribute_state_like
@@ -70,6 +71,7 @@ class ResumePoint:
 
                 of_optimizer = distribute_optimizer_state(state.optimizer, optimizer)
             load_optimizer_state(optimizer, of_optimizer)
+            set_trained_weights(optimizer)  # the checkpoint has those for evaluation
             if state.scaler:  # it is empty where "auto" meant another precision on another machine
                 scaler.load_state_dict(dict(state.scaler))
         vars(progress).update(vars(state.progress))

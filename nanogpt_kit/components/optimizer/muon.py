@@ -19,7 +19,7 @@ from typing import Annotated, Any, Literal
 import torch
 from torch import Tensor
 
-from nanogpt_kit.api import Field, Optimizer, ParameterShape, multiplies_bf16, slot
+from nanogpt_kit.api import CombinedOptimizer, Field, Optimizer, ParameterShape, multiplies_bf16, slot
 
 BATCH_ELEMENTS = 2**24  # in the stack of a process: 64 MiB in fp32, about 200 MiB with all that is computed from it
 
@@ -37,12 +37,7 @@ class Muon(Optimizer):
     others: Optimizer = slot("adamw", description="optimizer of all other parameters")
 
     def build(self, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
-        matrices, others = [], []
-        for group in groups:
-            is_matrix = [group["role"] == "matrix" and p.ndim == 2 for p in group["params"]]  # neither kernel nor stack
-            matrices.append(self.part_of_group(group, is_matrix))
-            others.append({**self.part_of_group(group, [not one for one in is_matrix]), "slot": "others"})
-        matrices, others = ([group for group in kind if group["params"]] for kind in (matrices, others))
+        matrices, others = self.matrices_apart(groups, slot="others")
         parts: list[torch.optim.Optimizer] = [self.others.build(others)] if others else []
         if matrices:
             muon = BatchedMuon(
@@ -158,33 +153,3 @@ def orthogonalize(stack: Tensor, steps: int, coefficients: tuple[float, float, f
 def product_dtype(device: str) -> torch.dtype:
     """The type of the iterations' products: bf16 is precise enough."""
     return torch.bfloat16 if multiplies_bf16(device) else torch.float32
-
-
-class CombinedOptimizer(torch.optim.Optimizer):
-    """Several optimizers of different parameters behind the interface of one."""
-
-    def __init__(self, parts: list[torch.optim.Optimizer]) -> None:
-        self.parts = parts
-        super().__init__([group for part in parts for group in part.param_groups], {})
-        self._share_state()
-
-    def _share_state(self) -> None:
-        """Makes the parts refer to the state and the groups of this optimizer, which torch may replace."""
-        first = 0
-        for part in self.parts:
-            part.state = self.state
-            part.param_groups = self.param_groups[first : first + len(part.param_groups)]
-            first += len(part.param_groups)
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        super().__setstate__(state)
-        self._share_state()
-        for part in self.parts:
-            part.__setstate__({"state": part.state, "param_groups": part.param_groups})
-
-    @torch.no_grad()
-    def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
-        loss = torch.enable_grad()(closure)() if closure else None
-        for part in self.parts:
-            part.step()
-        return loss

@@ -28,6 +28,9 @@ class Optimizer(Component):
     `total_steps` (of the run). It may split them, with `part_of_group`, and add options, and sets each group's `lr` to
     its peak: the training loop multiplies that by the schedule and by the group's `lr_multiplier`. What the option
     `group` says is set on the groups of what it has built.
+
+    What it builds may have other weights for evaluation than those that are trained, such as an average: its method
+    `eval` gives the parameters these, and `train` restores the others.
     """
 
     kind: ClassVar[str] = "optimizer"
@@ -52,6 +55,11 @@ class Optimizer(Component):
         """
         return None
 
+    def note(self, schedule: Schedule, total_steps: float) -> str | None:
+        """That the schedule of the learning rate does not suit this optimizer in a run of this length, as a sentence;
+        None where it does."""
+        return None
+
     @staticmethod
     def with_weight_decay(groups: list[dict[str, Any]], weight_decay: float) -> list[dict[str, Any]]:
         """The groups with their `weight_decay`: none for vectors (norm gains and biases)."""
@@ -62,6 +70,19 @@ class Optimizer(Component):
         """The group with only the parameters that `keep` is true for, with their names and rows."""
         parallel = [key for key in ("params", "names", "rows") if key in group]
         return {**group, **{key: list(compress(group[key], keep)) for key in parallel}}
+
+    @classmethod
+    def matrices_apart(
+        cls, groups: list[dict[str, Any]], slot: str
+    ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+        """The groups of matrices (A, B), and those of all other parameters, marked for the optimizer in the option
+        `slot`; groups without parameters are left out."""
+        matrices, others = [], []
+        for group in groups:
+            is_matrix = [group["role"] == "matrix" and p.ndim == 2 for p in group["params"]]  # neither kernel nor stack
+            matrices.append(cls.part_of_group(group, is_matrix))
+            others.append({**cls.part_of_group(group, [not one for one in is_matrix]), "slot": slot})
+        return [one for one in matrices if one["params"]], [one for one in others if one["params"]]
 
 
 class Schedule(Component):
