@@ -52,21 +52,26 @@ def product_shape(x: Tensor, weight: Tensor, bias: Tensor | None, ends: Tensor) 
 @torch.library.custom_op(
     "nanogpt_kit_moe::grouped_linear_backward",
     mutates_args=(),
-    schema="(Tensor gradient, Tensor x, Tensor weight, Tensor ends) -> (Tensor, Tensor, Tensor)",
+    schema="(Tensor gradient, Tensor x, Tensor weight, Tensor ends, bool has_bias) -> (Tensor, Tensor, Tensor)",
 )
-def product_gradients(gradient: Tensor, x: Tensor, weight: Tensor, ends: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def product_gradients(
+    gradient: Tensor, x: Tensor, weight: Tensor, ends: Tensor, has_bias: bool
+) -> tuple[Tensor, Tensor, Tensor]:
     of_x, of_weight = torch.empty_like(x), torch.zeros_like(weight)
-    of_bias = weight.new_zeros(weight.shape[:2])
+    of_bias = weight.new_zeros(weight.shape[:2] if has_bias else (0,))
     for index, of_y, rows, result in groups_of(gradient, x, of_x, ends=ends):
         torch.mm(of_y, weight[index], out=result)
         torch.mm(of_y.T, rows, out=of_weight[index])
-        torch.sum(of_y, 0, out=of_bias[index])
+        if has_bias:
+            torch.sum(of_y, 0, out=of_bias[index])
     return of_x, of_weight, of_bias
 
 
 @product_gradients.register_fake
-def gradient_shapes(gradient: Tensor, x: Tensor, weight: Tensor, ends: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    return torch.empty_like(x), torch.empty_like(weight), weight.new_empty(weight.shape[:2])
+def gradient_shapes(
+    gradient: Tensor, x: Tensor, weight: Tensor, ends: Tensor, has_bias: bool
+) -> tuple[Tensor, Tensor, Tensor]:
+    return torch.empty_like(x), torch.empty_like(weight), weight.new_empty(weight.shape[:2] if has_bias else (0,))
 
 
 def save_inputs(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
@@ -77,7 +82,8 @@ def save_inputs(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
 
 def backward_of_product(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
     x, weight, ends = ctx.saved_tensors
-    of_x, of_weight, of_bias = torch.ops.nanogpt_kit_moe.grouped_linear_backward(gradient, x, weight, ends)
+    given = gradient, x, weight, ends, ctx.has_bias
+    of_x, of_weight, of_bias = torch.ops.nanogpt_kit_moe.grouped_linear_backward(*given)
     return of_x, of_weight, of_bias if ctx.has_bias else None, None
 
 
