@@ -6,8 +6,8 @@ matrices, which inits see as one layer each, and optimizers such as muon as one 
 Shapes: N tokens, E experts, k of them for each token, W inner features of one.
 
 Source: Shazeer et al. 2017, arXiv:1701.06538; Fedus et al. 2021, arXiv:2101.03961, equation 4, for the balance loss;
-Zoph et al. 2022, arXiv:2202.08906, equation 5, for the z-loss; Dai et al. 2024, arXiv:2401.06066, for the shared expert;
-DeepSeek-AI 2024, arXiv:2412.19437, for sigmoids in place of the softmax, normalized for the balance loss.
+Zoph et al. 2022, arXiv:2202.08906, equation 5, for the z-loss; Dai et al. 2024, arXiv:2401.06066, for the shared
+expert; DeepSeek-AI 2024, arXiv:2412.19437, for sigmoids in place of the softmax, normalized for the balance loss.
 """
 
 from __future__ import annotations
