@@ -54,5 +54,6 @@ def scaled_rows(stack: Any, factors: Tensor) -> Any:
 
 def row_mean_squares(stack: Any) -> Tensor:
     """The mean square of each row of (N, A, B), perhaps sharded: (N, A), on every process."""
-    means: Any = stack.square().mean(-1)
-    return means.full_tensor() if is_sharded(stack) else means
+    means = stack.square().mean(-1)
+    full: Tensor = means.full_tensor() if is_sharded(stack) else means
+    return full

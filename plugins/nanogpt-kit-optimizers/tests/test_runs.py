@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import socket
 from pathlib import Path
@@ -25,6 +26,20 @@ OPTIONS = {
     "schedule_free": ("optimizer.warmup_steps=3",),
 }
 STEPS = 8
+THEIRS = '''\
+"""Source: the package schedulefree."""
+
+from nanogpt_kit.api import Field, Optimizer
+
+
+class Theirs(Optimizer):
+    lr: float = Field(1e-2, gt=0, description="learning rate")
+
+    def build(self, groups):
+        from schedulefree import AdamWScheduleFree
+
+        return AdamWScheduleFree(groups, lr=self.lr)
+'''
 
 
 @pytest.fixture(autouse=True)
@@ -111,6 +126,16 @@ def test_evaluations_and_what_is_loaded_have_the_average(use: str, tmp_path: Pat
         index = indices[names.index(name)]
         expected = trained_at[name].lerp(state["state"][index]["z"], 1 - 1 / 0.9)
         assert torch.equal(found[name], expected)
+
+
+@pytest.mark.skipif(importlib.util.find_spec("schedulefree") is None, reason="the package schedulefree is not here")
+def test_the_authors_own_class_trains_and_is_evaluated_in_the_same_way(tmp_path: Path) -> None:
+    file = tmp_path / "theirs.py"
+    file.write_text(THEIRS, encoding="utf-8")
+    theirs = train_briefly(tmp_path / "theirs", "optimizer.use=theirs", *PLAIN, files=[file])
+    ours = train_briefly(tmp_path / "ours", "optimizer.use=schedule_free", "optimizer.weight_decay=0", *PLAIN)
+    for name in ("train/loss", "val/loss"):
+        assert losses(theirs, name) == pytest.approx(losses(ours, name), abs=1e-6)
 
 
 def test_a_schedule_drives_the_learning_rate_of_the_others_alone(tmp_path: Path) -> None:

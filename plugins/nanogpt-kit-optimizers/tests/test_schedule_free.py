@@ -150,7 +150,7 @@ def notes(*schedules: dict[str, Any]) -> tuple[str, ...]:
 @pytest.mark.parametrize("schedule", [{"use": "cosine"}, {"use": "linear", "warmup_steps": 10}, {"use": "wsd"}])
 def test_a_schedule_that_falls_is_noted(schedule: dict[str, Any]) -> None:
     (note,) = notes(schedule)
-    assert note.startswith("schedule.0: the learning rate falls")
+    assert note.startswith("schedule: the learning rate falls")
     assert 'schedule = "constant"' in note
 
 
