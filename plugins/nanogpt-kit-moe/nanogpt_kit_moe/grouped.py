@@ -11,6 +11,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+# Defined so, and not with torch's custom_op, whose first call imports the compiler: seconds, and hundreds of MiB
+FORWARD, BACKWARD = "nanogpt_kit_moe::grouped_linear", "nanogpt_kit_moe::grouped_linear_backward"
+torch.library.define(FORWARD, "(Tensor x, Tensor weight, Tensor? bias, Tensor ends) -> Tensor")
+torch.library.define(
+    BACKWARD, "(Tensor gradient, Tensor x, Tensor weight, Tensor ends, bool has_bias) -> (Tensor, Tensor, Tensor)"
+)
+
 
 def grouped_linear(x: Tensor, weight: Tensor, bias: Tensor | None, ends: Tensor) -> Tensor:
     """Rows (M, K), a weight (E, N, K) and a bias (E, N) for each group, to (M, N). `ends` (E,) are the groups' ends."""
@@ -29,11 +36,7 @@ def groups_of(*tensors: Tensor, ends: Tensor) -> Any:
         first = last
 
 
-@torch.library.custom_op(
-    "nanogpt_kit_moe::grouped_linear",
-    mutates_args=(),
-    schema="(Tensor x, Tensor weight, Tensor? bias, Tensor ends) -> Tensor",
-)
+@torch.library.impl(FORWARD, "CompositeExplicitAutograd")
 def product(x: Tensor, weight: Tensor, bias: Tensor | None, ends: Tensor) -> Tensor:
     y = x.new_empty(len(x), weight.size(1))
     for index, rows, result in groups_of(x, y, ends=ends):
@@ -44,16 +47,12 @@ def product(x: Tensor, weight: Tensor, bias: Tensor | None, ends: Tensor) -> Ten
     return y
 
 
-@product.register_fake
+@torch.library.register_fake(FORWARD)
 def product_shape(x: Tensor, weight: Tensor, bias: Tensor | None, ends: Tensor) -> Tensor:
     return x.new_empty(x.size(0), weight.size(1))
 
 
-@torch.library.custom_op(
-    "nanogpt_kit_moe::grouped_linear_backward",
-    mutates_args=(),
-    schema="(Tensor gradient, Tensor x, Tensor weight, Tensor ends, bool has_bias) -> (Tensor, Tensor, Tensor)",
-)
+@torch.library.impl(BACKWARD, "CompositeExplicitAutograd")
 def product_gradients(
     gradient: Tensor, x: Tensor, weight: Tensor, ends: Tensor, has_bias: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
@@ -67,7 +66,7 @@ def product_gradients(
     return of_x, of_weight, of_bias
 
 
-@product_gradients.register_fake
+@torch.library.register_fake(BACKWARD)
 def gradient_shapes(
     gradient: Tensor, x: Tensor, weight: Tensor, ends: Tensor, has_bias: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
@@ -87,4 +86,4 @@ def backward_of_product(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]
     return of_x, of_weight, of_bias if ctx.has_bias else None, None
 
 
-product.register_autograd(backward_of_product, setup_context=save_inputs)
+torch.library.register_autograd(FORWARD, backward_of_product, setup_context=save_inputs)
