@@ -101,9 +101,8 @@ def test_checkpoints_evaluations_and_samples_have_them(train: Callable[..., RunF
 
 def test_a_resumed_run_continues_with_the_trained_ones(train: Callable[..., RunFolder]) -> None:
     whole = train()
-    part = train("train.max_seconds=1e-9")
-    assert 0 < len(metric(part, "train/loss")) < STEPS
-    resumed = train("train.max_seconds=1e9", resume=str(part.path))
+    part = train("train.steps=5")  # after more than one step, of which the mean is no longer the last weights
+    resumed = train(resume=str(part.path))
     assert metric(resumed, "train/loss") == metric(whole, "train/loss")
     assert metric(resumed, "val/loss")[-1] == metric(whole, "val/loss")[-1]
     weights = store.read_weights(resumed.checkpoint(STEPS))
