@@ -11,6 +11,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+# Defined so, and not with torch's custom_op, whose first call imports the compiler: seconds, and hundreds of MiB
+FORWARD, BACKWARD = "nanogpt_kit_moe::grouped_linear", "nanogpt_kit_moe::grouped_linear_backward"
+torch.library.define(FORWARD, "(Tensor x, Tensor weight, Tensor? bias, Tensor ends) -> Tensor")
+torch.library.define(
+    BACKWARD, "(Tensor gradient, Tensor x, Tensor weight, Tensor ends, bool has_bias) -> (Tensor, Tensor, Tensor)"
+)
+
 
 def grouped_linear(x: Tensor, weight: Tensor, bias: Tensor | None, ends: Tensor) -> Tensor:
     """Rows (M, K), a weight (E, N, K) and a bias (E, N) for each group, to (M, N). `ends` (E,) are the groups' ends."""
@@ -29,11 +36,7 @@ def groups_of(*tensors: Tensor, ends: Tensor) -> Any:
         first = last
 
 
-@torch.library.custom_op(
-    "nanogpt_kit_moe::grouped_linear",
-    mutates_args=(),
-    schema="(Tensor x, Tensor weight, Tensor? bias, Tensor ends) -> Tensor",
-)
+@torch.library.impl(FORWARD, "CompositeExplicitAutograd")
 def product(x: Tensor, weight: Tensor, bias: Tensor | None, ends: Tensor) -> Tensor:
     y = x.new_empty(len(x), weight.size(1))
     for index, rows, result in groups_of(x, y, ends=ends):
@@ -44,29 +47,30 @@ def product(x: Tensor, weight: Tensor, bias: Tensor | None, ends: Tensor) -> Ten
     return y
 
 
-@product.register_fake
+@torch.library.register_fake(FORWARD)
 def product_shape(x: Tensor, weight: Tensor, bias: Tensor | None, ends: Tensor) -> Tensor:
     return x.new_empty(x.size(0), weight.size(1))
 
 
-@torch.library.custom_op(
-    "nanogpt_kit_moe::grouped_linear_backward",
-    mutates_args=(),
-    schema="(Tensor gradient, Tensor x, Tensor weight, Tensor ends) -> (Tensor, Tensor, Tensor)",
-)
-def product_gradients(gradient: Tensor, x: Tensor, weight: Tensor, ends: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+@torch.library.impl(BACKWARD, "CompositeExplicitAutograd")
+def product_gradients(
+    gradient: Tensor, x: Tensor, weight: Tensor, ends: Tensor, has_bias: bool
+) -> tuple[Tensor, Tensor, Tensor]:
     of_x, of_weight = torch.empty_like(x), torch.zeros_like(weight)
-    of_bias = weight.new_zeros(weight.shape[:2])
+    of_bias = weight.new_zeros(weight.shape[:2] if has_bias else (0,))
     for index, of_y, rows, result in groups_of(gradient, x, of_x, ends=ends):
         torch.mm(of_y, weight[index], out=result)
         torch.mm(of_y.T, rows, out=of_weight[index])
-        torch.sum(of_y, 0, out=of_bias[index])
+        if has_bias:
+            torch.sum(of_y, 0, out=of_bias[index])
     return of_x, of_weight, of_bias
 
 
-@product_gradients.register_fake
-def gradient_shapes(gradient: Tensor, x: Tensor, weight: Tensor, ends: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    return torch.empty_like(x), torch.empty_like(weight), weight.new_empty(weight.shape[:2])
+@torch.library.register_fake(BACKWARD)
+def gradient_shapes(
+    gradient: Tensor, x: Tensor, weight: Tensor, ends: Tensor, has_bias: bool
+) -> tuple[Tensor, Tensor, Tensor]:
+    return torch.empty_like(x), torch.empty_like(weight), weight.new_empty(weight.shape[:2] if has_bias else (0,))
 
 
 def save_inputs(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
@@ -77,8 +81,9 @@ def save_inputs(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
 
 def backward_of_product(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
     x, weight, ends = ctx.saved_tensors
-    of_x, of_weight, of_bias = torch.ops.nanogpt_kit_moe.grouped_linear_backward(gradient, x, weight, ends)
+    given = gradient, x, weight, ends, ctx.has_bias
+    of_x, of_weight, of_bias = torch.ops.nanogpt_kit_moe.grouped_linear_backward(*given)
     return of_x, of_weight, of_bias if ctx.has_bias else None, None
 
 
-product.register_autograd(backward_of_product, setup_context=save_inputs)
+torch.library.register_autograd(FORWARD, backward_of_product, setup_context=save_inputs)

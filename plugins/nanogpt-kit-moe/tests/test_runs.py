@@ -99,8 +99,10 @@ def test_bf16_with_activation_checkpointing_is_near_fp32(tmp_path: Path) -> None
 def test_two_processes_train_as_one_does(parallel: str, tmp_path: Path) -> None:
     """The balance loss depends on who shares a micro-batch: here none is used."""
     sums = "model.mlp={use='moe', experts=4, width=1.0, balance=0.0, z_loss=0.1}"
-    one = train_briefly(tmp_path, sums)
-    command = [sys.executable, "-m", "nanogpt_kit", "run", str(tmp_path / "tiny.toml"), sums, f"parallel={parallel}"]
+    overrides = [sums, "train.precision=fp32"]
+    one = train_briefly(tmp_path, *overrides)
+    command = [sys.executable, "-m", "nanogpt_kit", "run", str(tmp_path / "tiny.toml"), *overrides]
+    command += [f"parallel={parallel}"]
     several = tmp_path / "several"
     done = subprocess.run([*command, "--nproc", "2", "--into", str(several)], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
