@@ -7,9 +7,12 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import click
+from click.shell_completion import CompletionItem
 
+from nanogpt_kit.cli.candidates import any_path_candidates
 from nanogpt_kit.cli.experiment import TRUST
 from nanogpt_kit.cli.json_output import json_option, print_json
+from nanogpt_kit.cli.plugins_doctor import distribution_candidates
 from nanogpt_kit.core.errors import DONE, FAILED, MISTAKE, KitError, printable
 from nanogpt_kit.core.overrides import parse_override
 
@@ -21,8 +24,15 @@ SECONDS = 300.0  # limit of a process
 NEEDED = ("pytest", "hypothesis")
 
 
+def target_candidates(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """Distributions of plugins, wheels, source folders and component files."""
+    return [*distribution_candidates(ctx, param, incomplete), *any_path_candidates(ctx, param, incomplete)]
+
+
 @click.command("test")
-@click.argument("words", nargs=-1, required=True, metavar="TARGET... [KIND/NAME.OPTION=VALUE]...")
+@click.argument(
+    "words", nargs=-1, required=True, metavar="TARGET... [KIND/NAME.OPTION=VALUE]...", shell_complete=target_candidates
+)
 @click.option(
     "--timeout",
     type=click.FloatRange(min=0, min_open=True),

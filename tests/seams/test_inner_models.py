@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from nanogpt_kit.core.errors import KitError
 from nanogpt_kit.core.experiment import Experiment
@@ -18,6 +19,7 @@ from nanogpt_kit.testing.model import ModelConformance
 from nanogpt_kit.train import session
 from nanogpt_kit.train.starting_weights import completed_weights
 from tests.seams.components.shifted import Shifted
+from tests.testing.remedies import assert_fails
 
 COMPONENT = Path(__file__).with_name("components") / "shifted.py"
 GPT = 'n_layer=2, n_head=3, n_embd=24, block_size=16, bias=false, norm={use="layernorm", bias=true}'
@@ -32,6 +34,24 @@ IDS = torch.arange(16)[None]
 class TestShifted(ModelConformance):
     component = Shifted.model_validate({"inner": INNER, "block_size": 11})
     compiles = False
+
+
+class MergesNothing(Shifted):
+    def merge(self, module: nn.Module) -> nn.Module:
+        return copy.deepcopy(module)
+
+
+class MergesInPlace(Shifted):
+    def merge(self, module: nn.Module) -> nn.Module:
+        merged = super().merge(module)
+        module.ln_f.shift.data.zero_()
+        return merged
+
+
+@pytest.mark.parametrize("broken", [MergesNothing, MergesInPlace])
+def test_the_suite_catches_a_wrong_merge(broken: type[Shifted]) -> None:
+    suite = type("Suite", (TestShifted,), {"component": broken.model_validate({"inner": INNER, "block_size": 11})})()
+    assert_fails(suite, "test_merged_it_is_its_inner_model_and_computes_the_same")
 
 
 @pytest.fixture

@@ -76,6 +76,7 @@ REMEDIES = {  # patterns of the first line, by test
     "test_every_parameter_has_one_role_and_a_gradient": "idle.weight gets no gradient: use it in forward",
     "test_only_embedding_and_head_grow_with_the_vocabulary": "make it an nn.Embedding or an api.HeadLinear",
     "test_gradients_are_finite_differences": "detach nothing.*compute in the dtype of the weights",
+    "test_merged_it_is_its_inner_model_and_computes_the_same": "return a copy that has|copy it first|keep their names",
     "test_it_applies_multipliers_where_it_says_so": "leave applies_multipliers = False",
     "test_a_cropped_model_is_a_shorter_one": "crop every table of positions",
     # sampler
@@ -98,6 +99,7 @@ REMEDIES = {  # patterns of the first line, by test
     "test_frozen_parameters_have_no_state": "make state when a parameter is first updated",
     "test_a_parameter_without_a_gradient_is_left_alone": "skip those whose grad is None",
     "test_a_step_grows_with_the_shape_as_step_norm_says": "step_norm must return None|step_norm must be in proportion",
+    "test_evaluations_and_checkpoints_leave_the_training_as_it_is": "keep what `eval` replaces in optimizer.state",
     # dataset
     "test_train_and_val_are_among_its_splits": r"splits is \('train', 'validation'\): add val",
     "test_every_pass_gives_the_same": "over train (gives other|marks other spans) .*sort what the file system or a set",

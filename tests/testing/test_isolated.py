@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 
 from nanogpt_kit.core.errors import KitError
-from nanogpt_kit.core.experiment import Experiment
 from nanogpt_kit.core.kinds import KINDS
 from nanogpt_kit.core.registry import KIT_DISTRIBUTION, Registry
 from nanogpt_kit.testing.isolated.environment import Ended
@@ -17,7 +16,7 @@ from nanogpt_kit.testing.isolated.requirements import missing_requirements
 from nanogpt_kit.testing.isolated.suites import suite_of
 from nanogpt_kit.testing.isolated.target import Declared, Target, find_target
 from nanogpt_kit.testing.isolated.tested_component import TestedComponent, WrongOptions
-from nanogpt_kit.testing.training import tiny_experiment
+from nanogpt_kit.testing.training import brief_experiment
 
 OPTIONS = {("dataset", "huggingface"): {"source": "x"}, ("init", "mup"): {"base_width": 16}}
 NO_EXPERIMENT_NAMES_IT = ("format",)
@@ -34,7 +33,7 @@ def test_each_kind_has_a_suite_and_an_experiment_that_uses_a_component_of_it(kin
     if kind in NO_EXPERIMENT_NAMES_IT:
         assert not overrides
         return
-    experiment = Experiment.load(tiny_experiment(tmp_path), overrides)
+    experiment = brief_experiment(tmp_path, overrides, None)
     assert cls in [type(part) for _, part in experiment.parts()], overrides
 
 

@@ -89,6 +89,16 @@ class WarmsUpUnsaid(Momentum):
         super().update(parameter, gradient / group["total_steps"], group)
 
 
+class ForgetsTrainedWeights(Momentum):
+    def eval(self) -> None:
+        for group in self.param_groups:
+            for parameter in group["params"]:
+                parameter.data.mul_(0.9)
+
+    def train(self) -> None:
+        pass
+
+
 def without_names(groups: Groups) -> Momentum:
     """Splits groups, and leaves each part all names."""
     return Momentum([{**group, "params": [parameter]} for group in groups for parameter in group["params"]])
@@ -108,6 +118,7 @@ def changes_groups(groups: Groups) -> Momentum:
     return Momentum(groups)
 
 
+EVALUATED = "test_evaluations_and_checkpoints_leave_the_training_as_it_is"
 RESUMED, ROLES = "test_resumed_it_continues_bit_for_bit", "test_every_role_moves_and_is_in_one_group"
 KEYS = "test_groups_keep_the_keys_that_the_loop_reads"
 BROKEN: dict[Callable[[Groups], Momentum], list[tuple[Any, ...]]] = {
@@ -122,6 +133,7 @@ BROKEN: dict[Callable[[Groups], Momentum], list[tuple[Any, ...]]] = {
     HasItsOwnRate: [("test_the_learning_rate_is_the_loops",)],
     CountsElsewhere: [(RESUMED, torch.float32)],
     KeepsObjects: [(RESUMED, torch.float32)],
+    ForgetsTrainedWeights: [(EVALUATED,)],
     DecaysWithoutGradient: [("test_a_parameter_without_a_gradient_is_left_alone",)],
 }
 
