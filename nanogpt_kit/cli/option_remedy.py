@@ -98,7 +98,7 @@ class OptionRemedy:
 
     def other_verb(self) -> str:
         verbs = [verb for verb, command in self.group.commands.items() if self.name in long_options(command)]
-        return f"; it is an option of {' and '.join(verbs)}" if verbs else ""
+        return f"; it is an option of {all_of(verbs)}" if verbs else ""
 
     def nearest(self, own: dict[str, str], takes_keys: bool) -> str:
         named = own | {"help": "--help"}

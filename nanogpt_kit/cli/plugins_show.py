@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import click
 
 from nanogpt_kit.cli.candidates import component_candidates
@@ -30,6 +32,8 @@ def plugins_show(name: str, as_json: bool) -> None:
     is_kind = not components and not verbs and name in kinds_of(registry)
     kinds = [FoundKind(name, slots_of_kind(name))] if is_kind else []
     if not components and not verbs and not kinds:
+        if name.endswith(".py") and Path(name).is_file():
+            raise KitError(f"{name} is a file, not an installed component: its docstring and its options are in it")
         names = {entry.name for entry in (*registry.entries, *registry.verbs)}
         raise KitError(f"no component {name!r} is installed{did_you_mean(bare_name(name), names)}")
     if as_json:

@@ -82,7 +82,7 @@ def run_target(target: Target, options: list[str], timeout: float, as_json: bool
         installed = install_target(target, environment)
         chosen = options_by_component(installed, options)
         if not as_json:
-            click.echo(printable(f"{installed.distribution} {installed.version}"))
+            click.echo(printable(title_text(installed)))
         for outcome in TargetRunner(installed, chosen, environment, timeout).outcomes():
             outcomes.append(outcome)
             if not as_json:
@@ -110,6 +110,11 @@ def options_by_component(target: Target, words: Sequence[str]) -> dict[str, dict
             table = table.setdefault(part, {})
         table[key[-1]] = value
     return chosen
+
+
+def title_text(target: Target) -> str:
+    """A file by its name: its version is a hash."""
+    return target.text if target.file else f"{target.distribution} {target.version}"
 
 
 def outcome_text(outcome: Outcome) -> str:

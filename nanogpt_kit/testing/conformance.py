@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
@@ -23,7 +24,9 @@ from nanogpt_kit.train.model_options import modules_of
 
 B, T = 2, 5
 
-by_backend = pytest.mark.parametrize("backend", ["aot_eager", pytest.param("inductor", marks=pytest.mark.slow)])
+with warnings.catch_warnings():  # where no configuration of pytest has the marker, as beside a component file
+    warnings.simplefilter("ignore", pytest.PytestUnknownMarkWarning)
+    by_backend = pytest.mark.parametrize("backend", ["aot_eager", pytest.param("inductor", marks=pytest.mark.slow)])
 ignore_torch_warnings = pytest.mark.filterwarnings(  # about its own code, when it traces flex or imports inductor
     "ignore:.*should not be instantiated:DeprecationWarning", "ignore:.*torch.jit.script_method:DeprecationWarning"
 )

@@ -151,6 +151,7 @@ DASHES = {
     "run tiny.toml --gpus 2": "write --nproc 2",
     "run tiny.toml --out_dir=out": "write --into out",
     "run tiny.toml --trials 3": "it is an option of sweep",
+    "explain lr --trust-code": "it is an option of check, run, sample, eval, ",
     "run --config tiny.toml": "name the experiment right after the verb",
     "sample tiny --steps 3": "did you mean --step?",
     "sample tiny --temperature 0.6": "write sampler.temperature=0.6",

@@ -7,6 +7,7 @@ import json
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -97,6 +98,14 @@ def test_a_name_may_be_qualified_by_kind_and_distribution(name: str) -> None:
     assert options["warmup_steps"]["default"] == 100
     assert options["decay_steps"]["default"] is None
     assert not options["decay_steps"]["required"]
+
+
+def test_of_a_component_file_it_says_where_its_options_are(tmp_path: Path, command: Callable[..., Any]) -> None:
+    (tmp_path / "mine.py").write_text("", encoding="utf-8")
+    refused = command("plugins", "show", tmp_path / "mine.py")
+    expected = "mine.py is a file, not an installed component: its docstring and its options are in it"
+    assert (refused.code, refused.out) == (2, "")
+    assert expected in " ".join(refused.err.split())
 
 
 @pytest.mark.parametrize("name", ["gtp", "model:gtp", "norm:gpt", ""])

@@ -15,10 +15,10 @@ import pytest
 from click.testing import CliRunner
 
 from nanogpt_kit.cli import main
-from nanogpt_kit.cli.plugins_test import options_by_component, outcome_text
+from nanogpt_kit.cli.plugins_test import options_by_component, outcome_text, title_text
 from nanogpt_kit.core.errors import KitError
 from nanogpt_kit.testing.isolated.outcome import FailedTest, Outcome
-from nanogpt_kit.testing.isolated.target import Declared, Target
+from nanogpt_kit.testing.isolated.target import Declared, Target, find_target
 from tests.cli.made_plugins import ORDER
 
 DOCS = Path(__file__).parents[2] / "docs"
@@ -231,6 +231,12 @@ def test_options_name_a_component_unless_there_is_only_one() -> None:
         expected = re.escape(f"expected KIND/NAME.OPTION=VALUE, as in norm/a.eps=1e-5, got {word!r}")
         with pytest.raises(KitError, match=expected):
             options_by_component(two, (word,))
+
+
+def test_a_file_is_named_as_the_user_wrote_it(tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text("", encoding="utf-8")
+    assert title_text(find_target(str(tmp_path / "mine.py"), trust_code=True)) == str(tmp_path / "mine.py")
+    assert title_text(Target("dist/mine.whl", "mine", "0.3", ())) == "mine 0.3"
 
 
 def test_a_reason_that_many_tests_share_is_printed_once() -> None:

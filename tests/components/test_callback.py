@@ -1,5 +1,10 @@
 """The built-in callbacks pass their suite, and so do those of the documentation."""
 
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+from nanogpt_kit.cli.plugin_templates.component.callback import CSVLog
 from nanogpt_kit.components.callback.console import Console
 from nanogpt_kit.components.callback.divergence import Divergence
 from nanogpt_kit.components.callback.early_stopping import EarlyStopping
@@ -41,3 +46,12 @@ class TestGradientNoise(CallbackConformance):
 
 class TestDataNoising(CallbackConformance):
     component = DataNoising(fraction=0.5)
+
+
+def test_the_table_of_the_example_loses_a_cut_line_and_the_steps_that_are_logged_again(tmp_path: Path) -> None:
+    (tmp_path / "metrics.csv").write_text("step,train/loss\n10,3.5\n20,3.25\n30,3.0\n1", encoding="utf-8")
+    log: Any = CSVLog(columns=("train/loss",)).build(SimpleNamespace(path=tmp_path))  # type: ignore[arg-type]
+    log.run_started(SimpleNamespace(first_step=20))
+    log.logged(30, {"train/loss": 3.0})
+    lines = (tmp_path / "metrics.csv").read_text(encoding="utf-8").splitlines()
+    assert lines == ["step,train/loss", "10,3.5", "20,3.25", "30,3.0"]

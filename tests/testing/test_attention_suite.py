@@ -284,3 +284,6 @@ def test_one_that_declares_the_softmax_is_held_to_it() -> None:
     suite = type("Suite", (AttentionConformance,), {"component": Declared()})()
     with pytest.raises(AssertionError, match=r"computed_function declares.*leave computed_function out"):
         suite.test_it_computes_what_is_expected("the causal square")
+    # in the first layer no earlier one can be the reason
+    with pytest.raises(AssertionError, match=r"^slopes.*computed_function declares.*add view.penalty"):
+        suite.test_layers_may_share_a_view()

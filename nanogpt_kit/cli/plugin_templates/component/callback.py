@@ -1,7 +1,7 @@
 """Writes logged metrics as a table, metrics.csv in the folder of the run.
 
-Change what is done at which hook; every hook is optional. A run that was killed and resumed logs some steps again, so
-what is written outside of checkpoints is cut off first, as here.
+Change what is done at which hook; every hook is optional. A run that was killed and resumed logs some steps again, and
+its last line may be incomplete, so what is written outside of checkpoints is cut off first, as here.
 """
 
 import csv
@@ -25,8 +25,8 @@ class CSVLogFile:
 
     @hookimpl
     def run_started(self, run: LiveRun) -> None:
-        lines = self.path.read_text(encoding="utf-8").splitlines() if run.first_step and self.path.exists() else []
-        kept = [line for line in lines[1:] if int(line.partition(",")[0]) <= run.first_step]
+        text = self.path.read_text(encoding="utf-8") if run.first_step and self.path.exists() else ""
+        kept = [line for line in text.split("\n")[1:-1] if int(line.partition(",")[0]) <= run.first_step]
         self.path.write_text("\n".join([",".join(("step", *self.columns)), *kept, ""]), encoding="utf-8")
 
     @hookimpl
