@@ -150,7 +150,7 @@ def candidates(model: type[Options]) -> list[type[Options]]:
 
 
 KINDS = [model for field in Experiment.model_fields.values() for model in classes_in(field.annotation)]
-EXAMPLES = {"slope", "width", "penalty"}  # options of the components that the documentation defines
+EXAMPLES = {"slope", "width", "penalty", "fraction"}  # options of the components that the documentation defines
 
 
 def components_of(kind: type[Options]) -> list[Entry]:
@@ -372,6 +372,8 @@ WORDS = {
     *("space/", "study/", "work/", "report/"),
     *("my", "my.toml", "my@best", "leaky.py"),  # an experiment and a component of the reader
     "'components=[\"my.py\"] model.mlp=my'",
+    *(f"{prefix}{name}.py" for name in ("sliding_window", "cooldown", "json_log") for prefix in ("", "test_")),
+    *("log.jsonl", "masked_fill"),  # of docs/three-components.md
     # the space of a sweep
     *("log", "log = true", "step = 1e-3", "step = 2", "{ float = [1e-4, 1e-2], log = true }", "{ int = [2, 8] }"),
     *('{ choice = ["learned", "rope"] }', '{ ..., when = { "other.key" = "rope" } }', '"optimizer.weight_decay" = 0.1'),
