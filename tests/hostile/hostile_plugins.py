@@ -72,4 +72,4 @@ def install_all(install: Callable[..., None]) -> None:
     install("hostile-spelling", "[nanogpt_kit.norm]\nbad name = hostile_raises:Hostile\nbad:name = hostile_raises:X\n")
     install("hostile-metadata", "[nanogpt_kit.norm]\nunread = hostile_raises:Hostile\n")
     folder = Path(sys.path[0]) / "hostile_metadata-1.0.dist-info"
-    (folder / "METADATA").write_bytes(b"Name: hostile-metadata\nVersion: 1.0\xff\n")
+    (folder / "METADATA").write_text("Version: 1.0\n", encoding="utf-8")  # without a name
