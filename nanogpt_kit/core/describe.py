@@ -73,7 +73,7 @@ def description_text(options: type[Options], name: str) -> str:
     """The description of an option; else the first line of the docstring of its kind or section."""
     field = options.model_fields[name]
     classes = [part for part in option_classes(field.annotation) if part.__doc__]
-    return field.description or (section_summary(classes[0]) if classes else "")
+    return str(field.description or (section_summary(classes[0]) if classes else ""))
 
 
 def section_summary(options: type[Options]) -> str:
@@ -88,7 +88,8 @@ def component_docstring(component: type[Component]) -> str:
 
 def class_docstring(component: type[Component]) -> str:
     """The docstring of the class itself, and of none that it derives from."""
-    return inspect.cleandoc(vars(component).get("__doc__") or "")
+    docstring = vars(component).get("__doc__")
+    return inspect.cleandoc(docstring) if isinstance(docstring, str) else ""  # a stranger may have set anything
 
 
 def module_docstring(component: type[Component]) -> str:

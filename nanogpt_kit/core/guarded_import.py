@@ -15,6 +15,7 @@ from contextlib import contextmanager, suppress
 from types import ModuleType
 from typing import Any, ParamSpec, TypeVar
 
+from nanogpt_kit.core.errors import KitError
 from nanogpt_kit.system import signals
 
 logger = logging.getLogger(__name__)
@@ -60,7 +61,21 @@ def name_frame(owner: type, method: str, label: str) -> None:
     """Replaces a method of a class by one that is called from a frame named `label`, unless that was done before."""
     function = getattr(owner, method, None)
     if inspect.isfunction(function) and function.__code__.co_filename != label:
-        setattr(owner, method, in_named_frame(function, label))
+        setattr(owner, method, in_named_frame(raises_exits(function, label), label))
+
+
+def raises_exits(function: Callable[P, R], label: str) -> Callable[P, R]:
+    """The same function, whose exits of the process become KitErrors: a run would end without a word."""
+
+    @functools.wraps(function)
+    def call(*args: P.args, **kwargs: P.kwargs) -> R:
+        try:
+            with exits_raised():
+                return function(*args, **kwargs)
+        except SystemExit as error:
+            raise KitError(f"{label}: its {function.__name__} exits: SystemExit: {error}") from error
+
+    return call
 
 
 @contextmanager

@@ -156,6 +156,26 @@ def test_one_that_crashes_when_it_is_built_is_named(tiny: Path, tmp_path: Path, 
     assert "`nanogpt-kit plugins doctor hostile-builds` inspects it" in answer.stderr
 
 
+@pytest.mark.parametrize("statement", ["raise SystemExit(9)", "import os; os._exit(9)"])
+def test_one_that_exits_when_it_is_built_is_named(
+    statement: str, tiny: Path, install: Install, command: Command
+) -> None:
+    source = GOOD.replace("build(self, ctx): ...", f"build(self, ctx):\n        {statement}")
+    install("hostile-exits", "[nanogpt_kit.norm]\nx = hostile_exits:Hostile\n", hostile_exits=source)
+    answer = command("check", tiny, "model.norm=x")
+    assert answer.code == 2
+    assert "norm 'x' from distribution hostile-exits 1.0 (entry point x = " in answer.err
+    assert "its build exits: SystemExit: " in answer.err
+
+
+def test_texts_that_are_no_strings_are_shown(install: Install, command: Command) -> None:
+    source = GOOD.replace("    def", "    size: int = Field(3, description=17)\n    def") + "\nHostile.__doc__ = 5\n"
+    install("hostile-texts", "[nanogpt_kit.norm]\nx = hostile_texts:Hostile\n", hostile_texts=source)
+    answer = command("plugins", "show", "norm/x")
+    assert answer.code == 0
+    assert "size = 3" in answer.out
+
+
 @pytest.mark.parametrize(
     "points", [b"[nanogpt_kit.norm]\nx = y:\xff\n", b"[nanogpt_kit.norm]\nno pair\n[open\n"], ids=["bytes", "lines"]
 )
