@@ -88,8 +88,7 @@ def component_docstring(component: type[Component]) -> str:
 
 def class_docstring(component: type[Component]) -> str:
     """The docstring of the class itself, and of none that it derives from."""
-    docstring = vars(component).get("__doc__")
-    return inspect.cleandoc(docstring) if isinstance(docstring, str) else ""  # a stranger may have set anything
+    return inspect.cleandoc(vars(component).get("__doc__") or "")
 
 
 def module_docstring(component: type[Component]) -> str:

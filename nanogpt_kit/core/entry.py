@@ -104,9 +104,11 @@ class Entry:
 
 
 def class_fault(loaded: object, base: type[HasKind]) -> str:
-    """Why something is not a component of the kind that `base` is of, as "is ..."; empty where it is one."""
+    """Why something is not a component of the kind that `base` is of, as "is ..." or "has ..."; empty where it is one."""
     if not (isinstance(loaded, type) and issubclass(loaded, base)):
         return f"is not a {base.kind}: it does not derive from api.{base.__name__}"
+    if not isinstance(loaded.__doc__, str | None):
+        return f"has a docstring of type {type(loaded.__doc__).__name__}"
     if inspect.isabstract(loaded):
         return f"is incomplete: {', '.join(sorted(loaded.__abstractmethods__))} is not implemented"
     return ""

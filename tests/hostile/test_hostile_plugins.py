@@ -168,8 +168,8 @@ def test_one_that_exits_when_it_is_built_is_named(
     assert "its build exits: SystemExit: " in answer.err
 
 
-def test_texts_that_are_no_strings_are_shown(install: Install, command: Command) -> None:
-    source = GOOD.replace("    def", "    size: int = Field(3, description=17)\n    def") + "\nHostile.__doc__ = 5\n"
+def test_a_description_that_is_no_string_is_shown(install: Install, command: Command) -> None:
+    source = GOOD.replace("    def", "    size: int = Field(3, description=17)\n    def")
     install("hostile-texts", "[nanogpt_kit.norm]\nx = hostile_texts:Hostile\n", hostile_texts=source)
     answer = command("plugins", "show", "norm/x")
     assert answer.code == 0
