@@ -104,7 +104,7 @@ class Entry:
 
 
 def class_fault(loaded: object, base: type[HasKind]) -> str:
-    """Why something is not a component of the kind that `base` is of, as "is ..." or "has ..."; empty where it is one."""
+    """Why something is not a component of the kind of `base`, as "is ..." or "has ..."; empty where it is one."""
     if not (isinstance(loaded, type) and issubclass(loaded, base)):
         return f"is not a {base.kind}: it does not derive from api.{base.__name__}"
     if not isinstance(loaded.__doc__, str | None):
