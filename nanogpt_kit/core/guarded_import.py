@@ -65,7 +65,7 @@ def name_frame(owner: type, method: str, label: str) -> None:
 
 
 def raises_exits(function: Callable[P, R], label: str) -> Callable[P, R]:
-    """The same function, whose exits of the process become KitErrors: a run would end without a word."""
+    """The same function, whose exits of the process become KitErrors: a run would end without a message."""
 
     @functools.wraps(function)
     def call(*args: P.args, **kwargs: P.kwargs) -> R:

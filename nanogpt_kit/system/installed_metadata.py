@@ -13,7 +13,7 @@ read_undamaged = metadata.PathDistribution.read_text
 
 
 def read_damaged(distribution: metadata.PathDistribution, filename: str) -> str | None:
-    """The text of a file; bytes that are not UTF-8 become escapes, and lines that are no entry point get no value."""
+    """The text of a file; bytes that are not UTF-8 become escapes, and lines without a value get an empty one."""
     try:
         text = read_undamaged(distribution, filename)
     except UnicodeDecodeError:
