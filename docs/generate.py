@@ -28,10 +28,12 @@ from nanogpt_kit.cli import main as command_line
 from nanogpt_kit.core import kinds
 from nanogpt_kit.core.class_source import first_sentence
 from nanogpt_kit.core.describe import OptionDescription, describe_options
+from nanogpt_kit.core.entry import GROUP, Entry
 from nanogpt_kit.core.experiment import Experiment
 from nanogpt_kit.core.hooks import RunHooks
 from nanogpt_kit.core.options import Component, Options
-from nanogpt_kit.core.registry import GROUP, KIT_DISTRIBUTION, Entry, Registry
+from nanogpt_kit.core.registry import Registry
+from nanogpt_kit.core.requirements import KIT_DISTRIBUTION
 from nanogpt_kit.core.shipped import read_header, shipped_experiments
 
 ROOT = Path(__file__).parents[1]

@@ -47,7 +47,6 @@ from nanogpt_kit.core.errors import (
     notes_of,
     printable,
 )
-from nanogpt_kit.core.installed_names import unreadable_distributions
 from nanogpt_kit.launch.processes import end_with_parent
 from nanogpt_kit.runs.secrets import hide_in_text
 from nanogpt_kit.system import signals
@@ -124,10 +123,6 @@ def run_command() -> int:
             report_error(f"failed: {error}", error)
         return FAILED
     except Exception as error:  # a bug: Python prints the traceback
-        if isinstance(error, UnicodeDecodeError) and (damaged := unreadable_distributions()):
-            # Pydantic and torch read the entry points of all that is installed, and one that is damaged breaks both
-            report_error(f"error: {'; '.join(map(str, damaged))}", error)
-            return MISTAKE
         record_failure(error)
         raise
     return code if type(code) is int else DONE  # a verb that exits with a code, such as a verdict

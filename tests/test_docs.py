@@ -22,11 +22,13 @@ from nanogpt_kit import api
 from nanogpt_kit.cli import main as command_line
 from nanogpt_kit.comparison.record import Comparison, Measurement, Result
 from nanogpt_kit.core import kinds
+from nanogpt_kit.core.entry import Entry
 from nanogpt_kit.core.experiment import Experiment
 from nanogpt_kit.core.hooks import RunHooks
 from nanogpt_kit.core.layered_slots import listed_slot
 from nanogpt_kit.core.options import Component, Options
-from nanogpt_kit.core.registry import KIT_DISTRIBUTION, Entry, Registry
+from nanogpt_kit.core.registry import Registry
+from nanogpt_kit.core.requirements import KIT_DISTRIBUTION
 from nanogpt_kit.interop.formats import FormatChoice
 from nanogpt_kit.runs.folder import RUN_ID
 from nanogpt_kit.runs.indexed_run import FIELDS

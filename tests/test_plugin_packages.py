@@ -14,8 +14,8 @@ import tomli
 from packaging.requirements import Requirement
 
 from nanogpt_kit import __version__
+from nanogpt_kit.core.entry import GROUP, VERB
 from nanogpt_kit.core.kinds import KINDS
-from nanogpt_kit.core.registry import GROUP, VERB
 from nanogpt_kit.core.requirements import KIT_DISTRIBUTION
 
 ROOT = Path(__file__).parents[1]

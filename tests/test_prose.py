@@ -17,7 +17,8 @@ import nanogpt_kit
 from nanogpt_kit import api
 from nanogpt_kit.core.experiment import Experiment
 from nanogpt_kit.core.options import Component, Options
-from nanogpt_kit.core.registry import KIT_DISTRIBUTION, Registry
+from nanogpt_kit.core.registry import Registry
+from nanogpt_kit.core.requirements import KIT_DISTRIBUTION
 
 ROOT = Path(__file__).parents[1]
 PACKAGE = sorted((ROOT / "nanogpt_kit").rglob("*.py"))

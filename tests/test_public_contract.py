@@ -23,12 +23,14 @@ import nanogpt_kit
 from nanogpt_kit import __version__, api, testing
 from nanogpt_kit.cli import main
 from nanogpt_kit.core import errors
+from nanogpt_kit.core.entry import VERB
 from nanogpt_kit.core.experiment import Experiment
 from nanogpt_kit.core.experiment_options import ExperimentOptions
 from nanogpt_kit.core.hooks import RunHooks
 from nanogpt_kit.core.kinds import KINDS, load_entry
 from nanogpt_kit.core.options import Options
-from nanogpt_kit.core.registry import KIT_DISTRIBUTION, VERB, Registry
+from nanogpt_kit.core.registry import Registry
+from nanogpt_kit.core.requirements import KIT_DISTRIBUTION
 from nanogpt_kit.core.sections import Checkpoint, Evaluate, Sample, Sweep, Train
 from nanogpt_kit.runs.provenance import Provenance
 from nanogpt_kit.runs.record import FORMAT

@@ -6,11 +6,12 @@ import inspect
 from typing import Any
 
 from nanogpt_kit.core.describe import component_docstring, component_source
+from nanogpt_kit.core.entry import Entry
+from nanogpt_kit.core.found_components import FoundComponent
 from nanogpt_kit.core.installed_names import NameFault, name_fault
 from nanogpt_kit.core.kinds import KINDS
-from nanogpt_kit.core.lookup import FoundComponent
 from nanogpt_kit.core.options import Component
-from nanogpt_kit.core.registry import Entry, Registry
+from nanogpt_kit.core.registry import Registry
 
 
 def origin_of(found: FoundComponent) -> list[tuple[str, str]]:

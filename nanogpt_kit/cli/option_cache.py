@@ -19,10 +19,11 @@ from typing import Any
 
 from nanogpt_kit import __version__
 from nanogpt_kit.cli.option_words import OptionWords, words_from_record, words_of_options
+from nanogpt_kit.core.entry import Entry
 from nanogpt_kit.core.isolated_import import import_isolated
 from nanogpt_kit.core.kinds import KINDS, load_entry
 from nanogpt_kit.core.options import Component
-from nanogpt_kit.core.registry import Entry, Registry
+from nanogpt_kit.core.registry import Registry
 from nanogpt_kit.system.folders import cache_dir
 from nanogpt_kit.system.reading import read_text
 from nanogpt_kit.system.writing import write_atomically

@@ -18,8 +18,9 @@ from nanogpt_kit.core.describe import (
     section_summary,
 )
 from nanogpt_kit.core.experiment import Experiment
+from nanogpt_kit.core.found_components import FoundComponent
 from nanogpt_kit.core.kinds import KINDS
-from nanogpt_kit.core.lookup import Found, FoundComponent, FoundKind, FoundOption
+from nanogpt_kit.core.lookup import Found, FoundKind, FoundOption
 from nanogpt_kit.core.options import Component, Options
 from nanogpt_kit.core.registry import Registry
 

@@ -10,8 +10,9 @@ from typing import Any
 
 import click
 
+from nanogpt_kit.core.entry import Entry
 from nanogpt_kit.core.errors import KitError, printable
-from nanogpt_kit.core.registry import Entry, Registry
+from nanogpt_kit.core.registry import Registry
 
 
 class PluginVerb(click.Command):

@@ -13,9 +13,10 @@ from click.shell_completion import CompletionItem
 from nanogpt_kit.cli.candidates import items_of
 from nanogpt_kit.cli.json_output import json_option, print_json
 from nanogpt_kit.cli.output import is_terminal
+from nanogpt_kit.core.entry import VERB, Entry
 from nanogpt_kit.core.errors import DONE, FAILED, KitError, did_you_mean, printable
 from nanogpt_kit.core.installed_names import kinds_of
-from nanogpt_kit.core.registry import VERB, Entry, Registry
+from nanogpt_kit.core.registry import Registry
 from nanogpt_kit.system.terminal import terminal_width, wrap_line
 
 if TYPE_CHECKING:

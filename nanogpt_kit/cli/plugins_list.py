@@ -14,9 +14,10 @@ from nanogpt_kit.cli.json_output import json_option, print_json
 from nanogpt_kit.cli.output import is_terminal
 from nanogpt_kit.cli.text_table import shortened
 from nanogpt_kit.core.class_source import read_summary
+from nanogpt_kit.core.entry import VERB, Entry
 from nanogpt_kit.core.errors import KitError, did_you_mean, printable
 from nanogpt_kit.core.installed_names import kinds_of, name_fault, unreadable_distributions
-from nanogpt_kit.core.registry import VERB, Entry, Registry
+from nanogpt_kit.core.registry import Registry
 from nanogpt_kit.core.requirements import KIT_DISTRIBUTION
 from nanogpt_kit.system.terminal import terminal_width
 

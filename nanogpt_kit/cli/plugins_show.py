@@ -9,9 +9,10 @@ import click
 from nanogpt_kit.cli.candidates import component_candidates
 from nanogpt_kit.cli.json_output import json_option, print_json
 from nanogpt_kit.core.class_source import read_class_source
+from nanogpt_kit.core.entry import VERB, Entry
 from nanogpt_kit.core.errors import KitError, did_you_mean, printable
 from nanogpt_kit.core.installed_names import kinds_of
-from nanogpt_kit.core.registry import VERB, Entry, Registry
+from nanogpt_kit.core.registry import Registry
 
 
 @click.command("show", epilog="Example: nanogpt-kit plugins show norm/layernorm")

@@ -24,11 +24,12 @@ from importlib import machinery, metadata
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from nanogpt_kit.core.entry import Entry
 from nanogpt_kit.core.errors import dotted
 from nanogpt_kit.core.identity import only_reports
+from nanogpt_kit.core.local_component import LocalEntry
 from nanogpt_kit.core.module_source import KIT_PACKAGE, class_sources
 from nanogpt_kit.core.options import digest, path_options
-from nanogpt_kit.core.registry import Entry, LocalEntry
 from nanogpt_kit.core.requirements import KIT_DISTRIBUTION
 from nanogpt_kit.system.reading import sha256_file
 

@@ -73,7 +73,7 @@ def description_text(options: type[Options], name: str) -> str:
     """The description of an option; else the first line of the docstring of its kind or section."""
     field = options.model_fields[name]
     classes = [part for part in option_classes(field.annotation) if part.__doc__]
-    return field.description or (section_summary(classes[0]) if classes else "")
+    return str(field.description or (section_summary(classes[0]) if classes else ""))
 
 
 def section_summary(options: type[Options]) -> str:

@@ -13,6 +13,7 @@ from pydantic import PrivateAttr, ValidationError
 
 from nanogpt_kit.core.changes import parse_changes
 from nanogpt_kit.core.component_files import load_registry
+from nanogpt_kit.core.entry import Entry
 from nanogpt_kit.core.errors import Fault, Key, KitError, dotted
 from nanogpt_kit.core.experiment_keys import ExperimentKeys
 from nanogpt_kit.core.experiment_options import ExperimentOptions
@@ -21,9 +22,10 @@ from nanogpt_kit.core.identity import configuration_hash
 from nanogpt_kit.core.kinds import ModelContext, Multipliers
 from nanogpt_kit.core.layered_differences import differing_lists, without_lists_of_one
 from nanogpt_kit.core.layers import DEFAULT, Layers
+from nanogpt_kit.core.local_component import LocalEntry
 from nanogpt_kit.core.made_with import Unresolved
 from nanogpt_kit.core.options import Component, RunContext, components_in, digest, leaves, to_toml_values
-from nanogpt_kit.core.registry import Entry, LocalEntry, Registry
+from nanogpt_kit.core.registry import Registry
 from nanogpt_kit.core.targets import optimizer_notes, schedule_notes
 from nanogpt_kit.core.unused_options import drop_unused_options
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import faulthandler
+import functools
 import importlib
+import inspect
 import logging
 import os
 import signal
@@ -11,11 +13,15 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from types import ModuleType
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
 
+from nanogpt_kit.core.errors import KitError
 from nanogpt_kit.system import signals
 
 logger = logging.getLogger(__name__)
+
+P = ParamSpec("P")
+R = TypeVar("R")
 
 PATIENCE_SECONDS = 2.0  # before it is reported which module is being imported
 
@@ -33,20 +39,43 @@ def import_plugin(module: str, label: str) -> ModuleType:
     if not faulthandler.is_enabled():
         with suppress(Exception):  # without a standard error
             faulthandler.enable(all_threads=False)
-    # The file name of this frame is a line of that trace
-    statement = compile("imported.append(import_module(module))", label, "exec", dont_inherit=True)
-    imported: list[ModuleType] = []
-    names = {"imported": imported, "import_module": importlib.import_module, "module": module}
     try:
         with announced(label), exits_raised():
-            exec(statement, names)
+            return in_named_frame(importlib.import_module, label)(module)
     except SystemExit as error:
         raise FailedImport(f"SystemExit: {error}" if str(error) else "SystemExit") from error
     except KeyboardInterrupt as error:
         if is_of_user(error):
             raise
         raise FailedImport("KeyboardInterrupt, which no signal has caused") from error
-    return imported[0]
+
+
+def in_named_frame(function: Callable[P, R], label: str) -> Callable[P, R]:
+    """The same function, called from a frame whose file is named `label`: a line of each trace, also of a crash."""
+    names: dict[str, Any] = {"function": function}
+    exec(compile("def call(*args, **kwargs): return function(*args, **kwargs)", label, "exec"), names)
+    return functools.wraps(function)(names["call"])
+
+
+def name_frame(owner: type, method: str, label: str) -> None:
+    """Replaces a method of a class by one that is called from a frame named `label`, unless that was done before."""
+    function = getattr(owner, method, None)
+    if inspect.isfunction(function) and function.__code__.co_filename != label:
+        setattr(owner, method, in_named_frame(raises_exits(function, label), label))
+
+
+def raises_exits(function: Callable[P, R], label: str) -> Callable[P, R]:
+    """The same function, whose exits of the process become KitErrors: a run would end without a message."""
+
+    @functools.wraps(function)
+    def call(*args: P.args, **kwargs: P.kwargs) -> R:
+        try:
+            with exits_raised():
+                return function(*args, **kwargs)
+        except SystemExit as error:
+            raise KitError(f"{label}: its {function.__name__} exits: SystemExit: {error}") from error
+
+    return call
 
 
 @contextmanager

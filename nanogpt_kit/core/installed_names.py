@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from importlib import metadata
 from typing import Literal
 
-from nanogpt_kit.core.registry import GROUP, VERB, Entry, Registry
+from nanogpt_kit.core.entry import GROUP, VERB, Entry
+from nanogpt_kit.core.registry import Registry
 from nanogpt_kit.core.requirements import KIT_DISTRIBUTION
 
 USUAL_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")  # needs no quotes in TOML lists and on command lines

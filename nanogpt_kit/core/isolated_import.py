@@ -23,10 +23,10 @@ from typing import Any, Literal
 
 from nanogpt_kit.core import isolated_process
 from nanogpt_kit.core.class_facts import class_facts
+from nanogpt_kit.core.entry import Entry
 from nanogpt_kit.core.errors import shorten
 from nanogpt_kit.core.isolated_process import OUTPUT, READY, REQUEST, RESULT, TRACE
 from nanogpt_kit.core.options import Component
-from nanogpt_kit.core.registry import Entry
 from nanogpt_kit.system.folders import available_cores
 
 IMPORT_SECONDS = 10.0  # limit of an import by default

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 REQUEST, READY, RESULT, OUTPUT, TRACE = "request.json", "ready", "result.json", "output", "trace"  # files
-PRELOADED = ("torch", "nanogpt_kit.api")  # what every component needs: not part of what its import costs
+PRELOADED = ("nanogpt_kit.api", "torch")  # what every component needs: not part of what its import costs
 
 
 def serve_request(folder: Path) -> None:

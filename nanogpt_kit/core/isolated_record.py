@@ -15,9 +15,9 @@ from typing import Any, NoReturn
 
 import click
 
+from nanogpt_kit.core.entry import VERB, Entry, class_fault
 from nanogpt_kit.core.isolated_process import READY, RESULT, TRACE
 from nanogpt_kit.core.kinds import KINDS
-from nanogpt_kit.core.registry import VERB, Entry, class_fault
 
 
 def record_import(folder: Path, request: dict[str, Any]) -> NoReturn:
@@ -27,7 +27,9 @@ def record_import(folder: Path, request: dict[str, Any]) -> NoReturn:
     with (folder / TRACE).open("w", encoding="utf-8") as trace:
         faulthandler.enable(trace)
         faulthandler.dump_traceback_later(request["seconds"], exit=True, file=trace)
-        threads = threading.active_count()
+        threads, write_json = threading.active_count(), json.dumps  # which an import may replace
+        os.ftruncate(1, 0)  # what came before is not of the import: a .pth file that raises, warnings of torch
+        os.lseek(1, 0, os.SEEK_SET)
         (folder / READY).touch()
         record = import_record(Entry(**request["entry"]), describe)
         faulthandler.cancel_dump_traceback_later()
@@ -38,7 +40,7 @@ def record_import(folder: Path, request: dict[str, Any]) -> NoReturn:
         except Exception:  # the import may have closed or replaced it
             continue
     partial = folder / f"{RESULT}.partial"
-    partial.write_text(json.dumps(record), encoding="utf-8", errors="backslashreplace")
+    partial.write_text(write_json(record), encoding="utf-8", errors="backslashreplace")
     partial.replace(folder / RESULT)
     os._exit(0)
 
@@ -63,7 +65,7 @@ def import_record(entry: Entry, describe: Callable[[Any], Any]) -> dict[str, Any
 
 
 def verb_fault(loaded: object) -> str:
-    return "" if isinstance(loaded, click.Command) else f"is not a click command but a {type(loaded).__name__}"
+    return "" if isinstance(loaded, click.Command) else f"is not a click command but of type {type(loaded).__name__}"
 
 
 def failure(outcome: str, error: BaseException, seconds: float) -> dict[str, Any]:

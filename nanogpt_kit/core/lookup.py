@@ -7,24 +7,27 @@ from __future__ import annotations
 
 import difflib
 import functools
-import logging
 from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 
-from nanogpt_kit.core.class_source import read_class_source
 from nanogpt_kit.core.describe import OptionDescription, describe_options
+from nanogpt_kit.core.entry import Entry
 from nanogpt_kit.core.errors import KitError
 from nanogpt_kit.core.experiment import Experiment
 from nanogpt_kit.core.experiment_keys import component_of_list
 from nanogpt_kit.core.foreign_component_names import foreign_components
 from nanogpt_kit.core.foreign_names import Answer, foreign_option, plain
+from nanogpt_kit.core.found_components import (
+    FoundComponent,
+    components_of_kind,
+    options_in_source,
+    plugins_with,
+)
 from nanogpt_kit.core.kinds import KINDS, load_entry
 from nanogpt_kit.core.option_schema import element_options, inner_options, option_schemas, slot_kind
-from nanogpt_kit.core.options import Component, Options
-from nanogpt_kit.core.registry import Entry, Registry
+from nanogpt_kit.core.options import Options
+from nanogpt_kit.core.registry import Registry
 from nanogpt_kit.core.suggestions import question, with_remark
-
-logger = logging.getLogger(__name__)
 
 MAX_NEAREST = 3  # names that an error shows
 MIN_SIMILARITY = 0.7  # of those, as difflib measures it
@@ -57,14 +60,6 @@ class FoundOption:
 
 
 @dataclass(frozen=True)
-class FoundComponent:
-    """An installed component."""
-
-    entry: Entry
-    component: type[Component]
-
-
-@dataclass(frozen=True)
 class FoundKind:
     """A kind, and the options that take its components."""
 
@@ -73,45 +68,6 @@ class FoundKind:
 
 
 Found = FoundOption | FoundComponent | FoundKind
-
-
-def components_of_kind(kind: str, plugins: Collection[Entry] = ()) -> tuple[FoundComponent, ...]:
-    """The built-in components of a kind, and those of `plugins`, the only ones of others that are imported.
-
-    One that cannot be imported is left out, with a warning.
-    """
-    registry = Registry.installed()
-    return import_components(registry, kind, frozenset(entry for entry in plugins if entry.kind == kind))
-
-
-@functools.cache
-def import_components(registry: Registry, kind: str, plugins: frozenset[Entry]) -> tuple[FoundComponent, ...]:
-    found = []
-    for entry in registry.of_kind(kind):
-        if entry.is_plugin and entry not in plugins:
-            continue
-        try:
-            found.append(FoundComponent(entry, load_entry(entry)))
-        except KitError as error:
-            logger.warning("left out: %s", error)
-    return tuple(found)
-
-
-def plugins_with(word: str) -> list[Entry]:
-    """The components of plugins with that name or with an option of that name, by their source: nothing is imported."""
-    return [
-        entry
-        for entry in Registry.installed().entries
-        if entry.is_plugin
-        and entry.kind in KINDS
-        and (word in (entry.name, entry.qualified) or word in options_in_source(entry))
-    ]
-
-
-def options_in_source(entry: Entry) -> Collection[str]:
-    """The options of a plugin's component that its source declares; none where it cannot be read."""
-    source = read_class_source(entry.target)
-    return source.options if source else ()
 
 
 def find_by_name(text: str) -> list[Found]:

@@ -14,10 +14,11 @@ from typing import Any, ClassVar, NoReturn
 from pydantic import ConfigDict, GetCoreSchemaHandler, ValidationError
 from pydantic_core import CoreSchema
 
+from nanogpt_kit.core.entry import LOCAL, Entry, HasKind
 from nanogpt_kit.core.errors import Fault, KitError
 from nanogpt_kit.core.key_rules import name_of_element
 from nanogpt_kit.core.options import Component, RunContext
-from nanogpt_kit.core.registry import LOCAL, Entry, HasKind, Registry
+from nanogpt_kit.core.registry import Registry
 from nanogpt_kit.core.requirements import KIT_DISTRIBUTION
 
 # Of components that no model, tokenizer or network part contains: a trained model computes without them

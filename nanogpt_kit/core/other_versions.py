@@ -6,10 +6,10 @@ from collections.abc import Collection
 from dataclasses import dataclass
 
 from nanogpt_kit.core.code_identity import plugin_sources
+from nanogpt_kit.core.entry import LOCAL
 from nanogpt_kit.core.experiment import Experiment
 from nanogpt_kit.core.identity import only_reports
 from nanogpt_kit.core.made_with import MadeWith, Unresolved
-from nanogpt_kit.core.registry import LOCAL
 from nanogpt_kit.core.requirements import KIT_DISTRIBUTION
 
 

@@ -6,9 +6,10 @@ from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from typing import Literal
 
+from nanogpt_kit.core.entry import Entry
 from nanogpt_kit.core.installed_names import name_fault, unreadable_distributions
 from nanogpt_kit.core.isolated_import import IsolatedImport
-from nanogpt_kit.core.registry import Entry, Registry
+from nanogpt_kit.core.registry import Registry
 from nanogpt_kit.core.requirements import unmet_requirement
 
 SLOW_SECONDS = 2.0  # an import that takes longer is reported

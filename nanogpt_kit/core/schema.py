@@ -10,22 +10,17 @@ What a schema cannot express is left to the loader. It never refuses what the lo
 
 from __future__ import annotations
 
-import functools
 import json
-import logging
 from collections.abc import Iterable
 from typing import Any
 
 from nanogpt_kit.core.describe import component_docstring, describe_options
 from nanogpt_kit.core.experiment import Experiment
-from nanogpt_kit.core.isolated_import import import_isolated
+from nanogpt_kit.core.found_components import FoundComponent, components_of_kind, importable_plugins
 from nanogpt_kit.core.kinds import KINDS
-from nanogpt_kit.core.lookup import FoundComponent, components_of_kind
 from nanogpt_kit.core.option_schema import JsonSchema, inner_options, option_schemas, slot_kind
 from nanogpt_kit.core.options import LISTED_KEYWORD, SLOT_KEYWORD, Options
-from nanogpt_kit.core.registry import Entry, Registry
-
-logger = logging.getLogger(__name__)
+from nanogpt_kit.core.registry import Registry
 
 TITLE = "Experiment of nanogpt-kit"
 EXTENDS = "experiment that this one builds on: a file, relative to this one, or the name of a shipped experiment"
@@ -55,21 +50,8 @@ def experiment_schema() -> dict[str, Any]:
 
 
 def usable_components(kind: str) -> tuple[FoundComponent, ...]:
-    return components_of_kind(kind, usable_plugins(Registry.installed()))
-
-
-@functools.cache
-def usable_plugins(registry: Registry) -> frozenset[Entry]:
-    """The components of plugins that can be imported, tried in separate processes; a warning about the others."""
-    results = import_isolated([entry for entry in registry.entries if entry.is_plugin and entry.kind in KINDS])
-    usable = set()
-    for result in results:
-        if result.outcome == "imported":
-            usable.add(result.entry)
-        else:
-            origin, remedy = result.entry.origin, result.entry.remedy
-            logger.warning("left out: %s cannot be imported: %s%s", origin, result.cause, remedy)
-    return frozenset(usable)
+    plugins = frozenset(entry for entry in Registry.installed().entries if entry.is_plugin and entry.kind in KINDS)
+    return components_of_kind(kind, importable_plugins(plugins))
 
 
 # What is written

@@ -13,13 +13,14 @@ from pathlib import Path
 from typing import Any
 
 from nanogpt_kit.core.code_identity import KIT, hash_source
+from nanogpt_kit.core.entry import Entry
 from nanogpt_kit.core.errors import Key
 from nanogpt_kit.core.evaluator_metrics import metric_of_source
 from nanogpt_kit.core.experiment import Experiment
 from nanogpt_kit.core.kinds import Evaluator
+from nanogpt_kit.core.local_component import LocalEntry
 from nanogpt_kit.core.module_source import class_sources
 from nanogpt_kit.core.options import Component, components_in, digest, path_options
-from nanogpt_kit.core.registry import Entry, LocalEntry
 from nanogpt_kit.core.requirements import KIT_DISTRIBUTION
 from nanogpt_kit.corpus.hashes import content_hash
 from nanogpt_kit.data.manifest import DataManifest, SourceRecord, SplitRecord

@@ -12,13 +12,14 @@ from pathlib import Path
 
 from pydantic import Field, ValidationError
 
+from nanogpt_kit.core.entry import Entry
 from nanogpt_kit.core.errors import KitError
 from nanogpt_kit.core.faults import explain_validation_error
 from nanogpt_kit.core.kinds import Format
 from nanogpt_kit.core.layers import Layers
 from nanogpt_kit.core.options import Component, Options
 from nanogpt_kit.core.overrides import COMMAND_LINE
-from nanogpt_kit.core.registry import Entry, Registry
+from nanogpt_kit.core.registry import Registry
 from nanogpt_kit.core.requirements import KIT_DISTRIBUTION
 from nanogpt_kit.system.json_files import read_json
 

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from nanogpt_kit.core.entry import LOCAL
 from nanogpt_kit.core.options import leaves
-from nanogpt_kit.core.registry import LOCAL
 from nanogpt_kit.runs.folder import PROVENANCE
 from nanogpt_kit.runs.indexed_run import IndexedRun
 from nanogpt_kit.runs.recorded_values import read_object, texts_of

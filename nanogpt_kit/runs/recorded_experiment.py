@@ -7,13 +7,13 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+from nanogpt_kit.core.entry import LOCAL
 from nanogpt_kit.core.experiment import Experiment
 from nanogpt_kit.core.experiment_keys import ExperimentKeys
 from nanogpt_kit.core.kinds import KINDS
 from nanogpt_kit.core.layers import Layers
 from nanogpt_kit.core.made_with import MAY_BE_MISSING, MadeWith
 from nanogpt_kit.core.other_versions import OtherPluginVersion, other_versions, recorded_by
-from nanogpt_kit.core.registry import LOCAL
 from nanogpt_kit.core.requirements import KIT_DISTRIBUTION
 from nanogpt_kit.runs.folder import PROVENANCE, RunFolder
 

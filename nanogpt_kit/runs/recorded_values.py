@@ -9,7 +9,7 @@ from typing import Any
 
 import tomli
 
-from nanogpt_kit.core.registry import LOCAL
+from nanogpt_kit.core.entry import LOCAL
 from nanogpt_kit.runs.folder import RUN_ID, STARTED
 from nanogpt_kit.runs.metrics import is_finite_number, lines_from_the_end, parse_metrics_line
 from nanogpt_kit.runs.metrics_table import IN_EVERY_ROW

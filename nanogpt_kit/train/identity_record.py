@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from nanogpt_kit.core.code_identity import code_identity, plugin_sources
+from nanogpt_kit.core.entry import LOCAL
 from nanogpt_kit.core.experiment import Experiment
-from nanogpt_kit.core.registry import LOCAL
 from nanogpt_kit.core.requirements import KIT_DISTRIBUTION
 from nanogpt_kit.data.manifest import DataManifest
 from nanogpt_kit.data.yardsticks import compute_yardsticks

@@ -19,8 +19,9 @@ from nanogpt_kit.cli.completion import (
     ZshCompletion,
 )
 from nanogpt_kit.cli.shell_words import split_command
+from nanogpt_kit.core.entry import Entry
 from nanogpt_kit.core.kinds import load_entry
-from nanogpt_kit.core.registry import Entry, Registry
+from nanogpt_kit.core.registry import Registry
 from nanogpt_kit.core.shipped import shipped_experiments
 
 OLDER, NEWER = "20260101-000000000-s1-aaaaaa", "20260202-000000000-s2-bbbbbb"

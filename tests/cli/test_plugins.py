@@ -18,8 +18,10 @@ import nanogpt_kit
 from nanogpt_kit import __version__
 from nanogpt_kit.__main__ import run_command
 from nanogpt_kit.cli import main
+from nanogpt_kit.core.entry import Entry
 from nanogpt_kit.core.kinds import load_entry
-from nanogpt_kit.core.registry import KIT_DISTRIBUTION, Entry, Registry
+from nanogpt_kit.core.registry import Registry
+from nanogpt_kit.core.requirements import KIT_DISTRIBUTION
 
 LIGHT = [["--help"], ["--version"], ["plugins", "list"], ["plugins", "list", "--json"], ["run", "--help"]]
 LIGHT += [["runs", "--help"], ["runs", "list"], ["runs", "list", "--sort", "seed", "--json"]]

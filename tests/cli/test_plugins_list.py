@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 
 from nanogpt_kit import __version__
-from nanogpt_kit.core.registry import KIT_DISTRIBUTION, Registry
+from nanogpt_kit.core.registry import Registry
+from nanogpt_kit.core.requirements import KIT_DISTRIBUTION
 
 Command = Callable[..., Any]
 Install = Callable[..., None]

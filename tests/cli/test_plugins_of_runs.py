@@ -12,10 +12,11 @@ from pathlib import Path
 import pytest
 import tomli
 
+from nanogpt_kit.core.entry import Entry
 from nanogpt_kit.core.errors import Fault, KitError
 from nanogpt_kit.core.experiment import Experiment
 from nanogpt_kit.core.made_with import MadeWith
-from nanogpt_kit.core.registry import Entry, Registry
+from nanogpt_kit.core.registry import Registry
 from nanogpt_kit.generate.load import load_run
 from nanogpt_kit.runs.find import find_run
 from nanogpt_kit.runs.folder import RunFolder

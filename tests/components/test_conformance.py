@@ -32,7 +32,8 @@ from nanogpt_kit.components.sampler.temperature import Temperature
 from nanogpt_kit.components.sampler.top_k import TopK
 from nanogpt_kit.components.sampler.top_p import TopP
 from nanogpt_kit.core.kinds import load_entry
-from nanogpt_kit.core.registry import KIT_DISTRIBUTION, Registry
+from nanogpt_kit.core.registry import Registry
+from nanogpt_kit.core.requirements import KIT_DISTRIBUTION
 from nanogpt_kit.testing.attention import AttentionConformance
 from nanogpt_kit.testing.init import InitConformance
 from nanogpt_kit.testing.loss import LossConformance

@@ -22,7 +22,8 @@ from nanogpt_kit.core.errors import KitError
 from nanogpt_kit.core.experiment import Experiment
 from nanogpt_kit.core.kinds import ModelContext
 from nanogpt_kit.core.options import RunContext
-from nanogpt_kit.core.registry import KIT_DISTRIBUTION, Registry
+from nanogpt_kit.core.registry import Registry
+from nanogpt_kit.core.requirements import KIT_DISTRIBUTION
 from nanogpt_kit.nn import loss as loss_module
 from nanogpt_kit.nn.parameter_shapes import parameter_shapes
 from nanogpt_kit.nn.parts import ResidualLinear

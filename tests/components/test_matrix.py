@@ -20,7 +20,8 @@ from nanogpt_kit.checkpoint.rng import rng_state, seed_everything, set_rng_state
 from nanogpt_kit.components.loss.cross_entropy import CrossEntropy
 from nanogpt_kit.components.model.gpt import GPT
 from nanogpt_kit.core.kinds import KINDS
-from nanogpt_kit.core.registry import KIT_DISTRIBUTION, Registry
+from nanogpt_kit.core.registry import Registry
+from nanogpt_kit.core.requirements import KIT_DISTRIBUTION
 from tests.pairwise import covering
 from tests.seams.components.differential import Differential
 from tests.seams.components.gated_attention import GatedAttention

@@ -17,7 +17,8 @@ from nanogpt_kit.components.optimizer.adamw import AdamW
 from nanogpt_kit.components.optimizer.muon import Muon
 from nanogpt_kit.components.optimizer.sgd import SGD
 from nanogpt_kit.core.kinds import load_entry
-from nanogpt_kit.core.registry import KIT_DISTRIBUTION, Registry
+from nanogpt_kit.core.registry import Registry
+from nanogpt_kit.core.requirements import KIT_DISTRIBUTION
 from nanogpt_kit.testing.optimizer import SHAPES, OptimizerConformance
 
 OPTIONS = {"lr": 3e-3, "betas": (0.8, 0.97), "eps": 1e-6, "weight_decay": 0.3}

@@ -28,7 +28,8 @@ from nanogpt_kit.components.tokenizer.gpt2 import GPT2
 from nanogpt_kit.components.tokenizer.huggingface import HuggingFace
 from nanogpt_kit.components.tokenizer.tiktoken import VOCAB_SIZES, Tiktoken
 from nanogpt_kit.core.kinds import load_entry
-from nanogpt_kit.core.registry import KIT_DISTRIBUTION, Registry
+from nanogpt_kit.core.registry import Registry
+from nanogpt_kit.core.requirements import KIT_DISTRIBUTION
 from nanogpt_kit.corpus import bpe as bpe_module
 from nanogpt_kit.corpus import library_decoder, library_encoder
 from nanogpt_kit.corpus.bpe import CL100K, EOT, O200K, PUBLISHED, R50K

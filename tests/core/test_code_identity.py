@@ -14,8 +14,8 @@ import pytest
 
 from nanogpt_kit.core import code_identity as identities
 from nanogpt_kit.core.code_identity import KIT, NOT_IN_A_RUN, code_identity, hash_source, source_identity, source_root
+from nanogpt_kit.core.entry import Entry
 from nanogpt_kit.core.experiment import Experiment
-from nanogpt_kit.core.registry import Entry
 
 MLP = "from nanogpt_kit.components.mlp.gelu import GELU\n\n\nclass Mine(GELU):\n    pass\n"
 PLUGIN = {"plug/__init__": "", "plug/mlp": "from plug.parts import A\n" + MLP, "plug/parts": "A = 1\n"}

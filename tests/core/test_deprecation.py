@@ -14,8 +14,8 @@ from nanogpt_kit.core import registry
 from nanogpt_kit.core.deprecation import DEPRECATED_COMPONENTS, Deprecation
 from nanogpt_kit.core.kinds import KINDS, Norm, load_entry
 from nanogpt_kit.core.options import Options
-from nanogpt_kit.core.registry import KIT_DISTRIBUTION, Registry
-from nanogpt_kit.core.requirements import warn_once
+from nanogpt_kit.core.registry import Registry
+from nanogpt_kit.core.requirements import KIT_DISTRIBUTION, warn_once
 
 
 @pytest.fixture(autouse=True)

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import pytest
 
+from nanogpt_kit.core.entry import Entry
 from nanogpt_kit.core.errors import KitError
-from nanogpt_kit.core.lookup import Found, FoundComponent, FoundKind, FoundOption, all_options, find_by_name
-from nanogpt_kit.core.registry import KIT_DISTRIBUTION, Entry, Registry
+from nanogpt_kit.core.found_components import FoundComponent
+from nanogpt_kit.core.lookup import Found, FoundKind, FoundOption, all_options, find_by_name
+from nanogpt_kit.core.registry import Registry
+from nanogpt_kit.core.requirements import KIT_DISTRIBUTION
 
 
 def summary(found: Found) -> str:

@@ -14,10 +14,12 @@ from typing import Any
 import pytest
 import tomli
 
+from nanogpt_kit.core.entry import Entry
 from nanogpt_kit.core.experiment import Experiment
+from nanogpt_kit.core.found_components import components_of_kind
 from nanogpt_kit.core.kinds import KINDS
-from nanogpt_kit.core.lookup import components_of_kind
-from nanogpt_kit.core.registry import KIT_DISTRIBUTION, Entry, Registry
+from nanogpt_kit.core.registry import Registry
+from nanogpt_kit.core.requirements import KIT_DISTRIBUTION
 from nanogpt_kit.core.schema import experiment_schema
 from tests.core.schema_cases import BASE, CLEAN, MISTAKES, SHIPPED, WHOLE, Values, mutations, refusal, values_of
 

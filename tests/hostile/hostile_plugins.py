@@ -46,6 +46,7 @@ IMPORTED = {  # that can be named: the experiment works, or says what is wrong
     "not_a_class": Hostile("Hostile = 3", "it does not derive from api.Norm"),
     "abstract": Hostile(GOOD.replace("def build(self, ctx): ...", "pass"), "build is not implemented"),
     "default": Hostile(GOOD.replace("    def", "    size: int = Field('x', ge=3)\n    def"), "size"),
+    "docstring": Hostile(f"{GOOD}\nHostile.__doc__ = 5\n", "has a docstring of type int"),
     "future": Hostile("from nanogpt_kit.api import NotYet", "requires nanogpt-kit>=99", requirement="nanogpt-kit>=99"),
 }
 HARMLESS = {  # reported as warnings
@@ -72,4 +73,4 @@ def install_all(install: Callable[..., None]) -> None:
     install("hostile-spelling", "[nanogpt_kit.norm]\nbad name = hostile_raises:Hostile\nbad:name = hostile_raises:X\n")
     install("hostile-metadata", "[nanogpt_kit.norm]\nunread = hostile_raises:Hostile\n")
     folder = Path(sys.path[0]) / "hostile_metadata-1.0.dist-info"
-    (folder / "METADATA").write_bytes(b"Name: hostile-metadata\nVersion: 1.0\xff\n")
+    (folder / "METADATA").write_text("Version: 1.0\n", encoding="utf-8")  # without a name

@@ -145,32 +145,72 @@ def test_one_that_ends_the_process_is_named(
     assert f"`nanogpt-kit plugins doctor {distribution(name)}` inspects it" in answer.stderr
 
 
-@pytest.mark.slow
-def test_one_that_crashes_when_it_is_built_is_shown_with_its_line(tiny: Path, tmp_path: Path, install: Install) -> None:
+def test_one_that_crashes_when_it_is_built_is_named(tiny: Path, tmp_path: Path, install: Install) -> None:
     source = GOOD.replace("build(self, ctx): ...", "build(self, ctx):\n        import os\n        os.abort()")
     install("hostile-builds", "[nanogpt_kit.norm]\nbuilds = hostile_builds:Hostile\n", hostile_builds=source)
-    answer = run_in_process(tmp_path / "site", "run", tiny, "model.norm=builds")
+    answer = run_in_process(tmp_path / "site", "check", tiny, "model.norm=builds")
     assert answer.returncode == -signal.SIGABRT
     assert "Fatal Python error: Aborted" in answer.stderr
     assert f'File "{tmp_path / "site" / "hostile_builds.py"}", line 6 in build' in answer.stderr
-    unharmed = run_in_process(tmp_path / "site", "run", tiny, "train.steps=1", "sample.num_samples=0")
-    assert unharmed.returncode == 0, unharmed.stderr
+    assert "norm 'builds' from distribution hostile-builds 1.0 (entry point builds = " in answer.stderr
+    assert "`nanogpt-kit plugins doctor hostile-builds` inspects it" in answer.stderr
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("words", [("plugins", "doctor"), ("explain", "train")], ids=" ".join)
-def test_damaged_entry_points_which_break_libraries_too_are_named(
-    words: tuple[str, ...], tmp_path: Path, install: Install
+@pytest.mark.parametrize("statement", ["raise SystemExit(9)", "import os; os._exit(9)"])
+def test_one_that_exits_when_it_is_built_is_named(
+    statement: str, tiny: Path, install: Install, command: Command
 ) -> None:
-    install("hostile-points", b"[nanogpt_kit.norm]\nx = y:\xff\n")
-    assert run_in_process(tmp_path / "site", "plugins", "list").returncode == 0
-    answer = run_in_process(tmp_path / "site", *words)
-    assert answer.returncode == 2
-    message = answer.stderr.splitlines()[-1]
-    assert message.startswith(
-        f"error: {tmp_path / 'site' / 'hostile_points-1.0.dist-info'}: its metadata cannot be read:"
+    source = GOOD.replace("build(self, ctx): ...", f"build(self, ctx):\n        {statement}")
+    install("hostile-exits", "[nanogpt_kit.norm]\nx = hostile_exits:Hostile\n", hostile_exits=source)
+    answer = command("check", tiny, "model.norm=x")
+    assert answer.code == 2
+    assert "norm 'x' from distribution hostile-exits 1.0 (entry point x = " in answer.err
+    assert "its build exits: SystemExit: " in answer.err
+
+
+def test_a_description_that_is_no_string_is_shown(install: Install, command: Command) -> None:
+    source = GOOD.replace("    def", "    size: int = Field(3, description=17)\n    def")
+    install("hostile-texts", "[nanogpt_kit.norm]\nx = hostile_texts:Hostile\n", hostile_texts=source)
+    answer = command("plugins", "show", "norm/x")
+    assert answer.code == 0
+    assert "size = 3" in answer.out
+
+
+@pytest.mark.parametrize(
+    "points", [b"[nanogpt_kit.norm]\nx = y:\xff\n", b"[nanogpt_kit.norm]\nno pair\n[open\n"], ids=["bytes", "lines"]
+)
+def test_damaged_entry_points_harm_nothing_else(points: bytes, tiny: Path, tmp_path: Path, install: Install) -> None:
+    install("hostile-points", points)
+    answer = run_in_process(tmp_path / "site", "check", tiny)  # imports pydantic and torch, which read them, too
+    assert (answer.returncode, answer.stderr) == (0, "")
+
+
+def test_an_entry_point_may_name_an_extra(tiny: Path, install: Install, command: Command) -> None:
+    install("hostile-extra", "[nanogpt_kit.norm]\nextra = hostile_extra:Hostile [plots]\n", hostile_extra=GOOD)
+    assert command("check", tiny, "model.norm=extra").code == 0
+
+
+def test_an_option_is_explained_beside_a_plugin_that_has_it_and_crashes(
+    install: Install, command: Command, caplog: pytest.LogCaptureFixture
+) -> None:
+    source = GOOD.replace("    def", "    eps: float = Field(1e-5, description='size')\n    def")
+    install(
+        "hostile-eps", "[nanogpt_kit.norm]\nx = hostile_eps:Hostile\n", hostile_eps=f"import os; os.abort()\n{source}"
     )
-    assert message.endswith("; reinstall or remove it")
+    answer = command("explain", "eps")
+    assert answer.code == 0
+    assert "model.norm.eps" in answer.out
+    assert "left out: norm 'x' from distribution hostile-eps 1.0" in caplog.text
+
+
+def test_the_doctor_sees_what_an_import_does_and_nothing_before_it(install: Install, command: Command) -> None:
+    source = f"import json\njson.dumps = None\n{GOOD}"
+    install("hostile-json", "[nanogpt_kit.norm]\npatches = hostile_json:Hostile\n", hostile_json=source)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONVERBOSE", "1")  # prints before the import, as a .pth file that raises does
+        answer = command("plugins", "doctor", "hostile-json")
+    assert "ended the process" not in answer.out
+    assert "site.py" not in answer.out
 
 
 def test_a_slow_import_is_announced(

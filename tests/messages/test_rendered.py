@@ -13,7 +13,8 @@ import pytest
 
 import nanogpt_kit
 from nanogpt_kit.cli import main
-from nanogpt_kit.core.registry import KIT_DISTRIBUTION, Registry
+from nanogpt_kit.core.registry import Registry
+from nanogpt_kit.core.requirements import KIT_DISTRIBUTION
 
 FOLDER = Path(__file__).parent / "rendered"
 QUICKSTART = Path(nanogpt_kit.__path__[0]).parent / "experiments" / "quickstart.toml"

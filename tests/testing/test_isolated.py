@@ -9,7 +9,8 @@ import pytest
 
 from nanogpt_kit.core.errors import KitError
 from nanogpt_kit.core.kinds import KINDS
-from nanogpt_kit.core.registry import KIT_DISTRIBUTION, Registry
+from nanogpt_kit.core.registry import Registry
+from nanogpt_kit.core.requirements import KIT_DISTRIBUTION
 from nanogpt_kit.testing.isolated.environment import Ended
 from nanogpt_kit.testing.isolated.outcome import Events, FailedTest
 from nanogpt_kit.testing.isolated.requirements import missing_requirements

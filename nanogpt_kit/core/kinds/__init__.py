@@ -6,6 +6,7 @@ methods of a component never gain required arguments.
 
 from __future__ import annotations
 
+from nanogpt_kit.core.entry import Entry
 from nanogpt_kit.core.errors import KitError, did_you_mean
 from nanogpt_kit.core.kinds.init import Init, ParameterShape
 from nanogpt_kit.core.kinds.interchange import ExportedModel, Format, ImportedModel
@@ -46,7 +47,6 @@ from nanogpt_kit.core.kinds.order import Order, OrderContext, PackedOrder, Packe
 from nanogpt_kit.core.kinds.parameter_group import ParameterGroup
 from nanogpt_kit.core.kinds.text import Dataset, Document, Encoder, Stream, TextContext, Tokenizer
 from nanogpt_kit.core.options import Component
-from nanogpt_kit.core.registry import Entry
 
 __all__ = [
     "KINDS",

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
+from nanogpt_kit.core.entry import LOCAL
 from nanogpt_kit.core.errors import Fault
 from nanogpt_kit.core.experiment import Experiment
 from nanogpt_kit.core.made_with import MadeWith
-from nanogpt_kit.core.registry import LOCAL
 from nanogpt_kit.core.requirements import KIT_DISTRIBUTION
 from nanogpt_kit.runs.provenance import component_versions
 from nanogpt_kit.sweep.space.endpoints import EndpointCombinations

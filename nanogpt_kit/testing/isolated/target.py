@@ -9,16 +9,10 @@ from dataclasses import dataclass, replace
 from importlib import metadata
 from pathlib import Path
 
+from nanogpt_kit.core.entry import GROUP, LOCAL, VERB
 from nanogpt_kit.core.errors import Fault, KitError, did_you_mean
-from nanogpt_kit.core.registry import (
-    GROUP,
-    LOCAL,
-    VERB,
-    Registry,
-    consent_fault,
-    has_consent,
-    read_component_file,
-)
+from nanogpt_kit.core.local_component import consent_fault, has_consent, read_component_file
+from nanogpt_kit.core.registry import Registry
 
 CONFORMANCE = "conformance"  # the module of a package that has the suites of its components
 

@@ -6,7 +6,8 @@ from nanogpt_kit.components.format.huggingface import HuggingFace
 from nanogpt_kit.components.format.nanogpt import NanoGPT
 from nanogpt_kit.components.format.safetensors import Safetensors
 from nanogpt_kit.core.kinds import load_entry
-from nanogpt_kit.core.registry import KIT_DISTRIBUTION, Registry
+from nanogpt_kit.core.registry import Registry
+from nanogpt_kit.core.requirements import KIT_DISTRIBUTION
 from nanogpt_kit.testing.format import FormatConformance
 
 
