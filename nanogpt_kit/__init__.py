@@ -9,8 +9,6 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from nanogpt_kit.system.installed_metadata import accept_damaged_metadata
-
 if TYPE_CHECKING:
     from nanogpt_kit.core.errors import KitError
     from nanogpt_kit.core.experiment import Experiment
@@ -31,9 +29,6 @@ LAZY = {  # public name -> its module, imported on first use; the first two impo
     "open_run": "nanogpt_kit.train.run",
     "run": "nanogpt_kit.train.run",
 }
-
-
-accept_damaged_metadata()  # before pydantic or torch is imported
 
 
 def __getattr__(name: str) -> Any:

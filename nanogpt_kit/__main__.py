@@ -24,6 +24,10 @@ from typing import NoReturn
 # cores). The variable is read when torch is loaded, so it is set before anything is imported that may do so.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
+from nanogpt_kit.system.installed_metadata import accept_damaged_metadata
+
+accept_damaged_metadata()  # before pydantic or torch is imported
+
 import click
 
 from nanogpt_kit.cli import main as cli

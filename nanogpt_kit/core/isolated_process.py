@@ -14,6 +14,7 @@ PRELOADED = ("nanogpt_kit.api", "torch")  # what every component needs: not part
 def serve_request(folder: Path) -> None:
     request = json.loads((folder / REQUEST).read_text(encoding="utf-8"))
     sys.path[:] = request["path"]
+    importlib.import_module("nanogpt_kit.system.installed_metadata").accept_damaged_metadata()
     for module in PRELOADED:
         importlib.import_module(module)
     importlib.import_module("nanogpt_kit.core.isolated_record").record_import(folder, request)

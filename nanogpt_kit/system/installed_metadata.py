@@ -1,4 +1,4 @@
-"""Lets damaged metadata of installed distributions be read.
+"""Lets damaged metadata of installed distributions be read, in the processes of the command.
 
 Pydantic and torch read the entry points of everything that is installed: a single file with a line that cannot be
 decoded or parsed would end every command.
