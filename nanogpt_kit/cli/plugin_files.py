@@ -123,9 +123,8 @@ def files_of_distribution(template: PluginTemplate) -> Iterator[tuple[str, str]]
         "distribution": names.distribution,
         "package": names.package,
         "summary": summary(template),
-        "sentence": summary(template)[:1].lower() + summary(template)[1:],
         "requirement": requirement(),
-        "toml": toml_of_use(template),
+        "use": use_block(template),
         "year": time.strftime("%Y"),
     }
     for name, path in {
@@ -143,10 +142,12 @@ def summary(template: PluginTemplate) -> str:
     return template.component.removeprefix('"""').partition("\n")[0].rstrip()
 
 
-def toml_of_use(template: PluginTemplate) -> str:
-    """The table of the experiment that chooses the component; none names a format."""
+def use_block(template: PluginTemplate) -> str:
+    """The table of the experiment that chooses the component; a format is chosen on the command line."""
     _, _, table = template.experiment.partition("\n\n")
-    return table.strip() or f"# nanogpt-kit export RUN FOLDER --format {template.names.component}"
+    if table.strip():
+        return f"```toml\n{table.strip()}\n```"
+    return f"```sh\nnanogpt-kit export RUN FOLDER --format {template.names.component}\n```"
 
 
 def requirement() -> str:

@@ -14,7 +14,7 @@ from nanogpt_kit.cli.top_help import SubcommandHelp
 
 @click.group(cls=SubcommandHelp)
 def plugins() -> None:
-    """List and show the components that experiments can use, and find those that are broken."""
+    """List and show the components that experiments can use, write new ones, test them, and find the broken ones."""
 
 
 for command in (plugins_list, plugins_show, plugins_new, plugins_test, plugins_doctor):

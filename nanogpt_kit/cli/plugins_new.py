@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import builtins
 import hashlib
 import importlib.util
 import keyword
@@ -29,9 +30,12 @@ from nanogpt_kit.core.errors import KitError, did_you_mean, printable
 from nanogpt_kit.core.registry import Registry
 from nanogpt_kit.core.requirements import KIT_DISTRIBUTION
 
-COMPONENT = re.compile(r"[a-z][a-z0-9_]*")
+NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]*")
+OF_THE_KIT = re.compile(r"nanogpt[-_]kit[-_]+", re.IGNORECASE)  # the prefix of distributions
 OF_TOML = {"nan", "inf", "true", "false", "null"}  # values, where the command line has use=NAME
-TESTS = re.compile(r"test(_.*)?|.*_test")  # files that pytest would take for tests
+OF_PYTEST = re.compile(r"test(_.*)?|.*_test|conftest")  # files that pytest would take for tests
+OF_WINDOWS = re.compile(r"con|prn|aux|nul|(com|lpt)\d")  # devices, which no file can be named after
+LONGEST = 30  # characters; the lines of a package with a longer one exceed 120, which its own linter refuses
 
 
 @click.command("new")
@@ -73,34 +77,45 @@ def known_kind(kind: str) -> str:
 
 def names_of(name: str, template: PluginTemplate) -> PluginNames:
     """The names of a new component. Raises KitError where `name` cannot be one."""
-    component = snake_case(name).removeprefix(f"{snake_case(KIT_DISTRIBUTION)}_")
-    if not name.isascii() or not COMPONENT.fullmatch(component):
+    bare = OF_THE_KIT.sub("", name, count=1)
+    if "/" in name or os.sep in name:
+        raise KitError(f"{name!r} is a path; NAME is the name alone, and --output the folder")
+    if not NAME.fullmatch(bare):
         raise KitError(f"{name!r} is not a name in Python: begin with a letter, and use letters of ASCII, digits and -")
+    component = snake_case(bare)
     if keyword.iskeyword(component):
         raise KitError(f"{component!r} is a keyword of Python; choose another name")
     if component in OF_TOML:
         raise KitError(f"{component!r} is a value in TOML, where experiments name the component; choose another name")
-    if TESTS.fullmatch(component):
+    if OF_PYTEST.fullmatch(component):
         raise KitError(f"pytest would take {component}.py for tests; choose a name without test at its ends")
+    if OF_WINDOWS.fullmatch(component):
+        raise KitError(f"no file can be named {component}.py on Windows; choose another name")
+    if len(component) > LONGEST:
+        raise KitError(f"{component!r} has {len(component)} characters; choose a name of at most {LONGEST}")
     class_name = camel_case(component)
-    while class_name in template.words() or keyword.iskeyword(class_name):
+    while class_name in template.words() or keyword.iskeyword(class_name) or hasattr(builtins, class_name):
         class_name += "Component"
     return PluginNames(template.names.kind, component, class_name)
 
 
 def check_free(names: PluginNames, files: Mapping[str, str], output: Path, local: bool) -> None:
     """Raises KitError where a component, a file or a module has the name."""
-    for entry in Registry.installed().of_kind(names.kind):
-        if entry.name != names.component or entry.distribution == names.distribution:
-            continue
-        if entry.distribution == KIT_DISTRIBUTION:
-            raise KitError(f"the bare name {entry.name!r} means the built-in {names.kind}; choose another name")
+    registry = Registry.installed()
+    for entry in (*registry.entries, *registry.verbs):
         owner = f"{entry.distribution} {entry.version}"
-        raise KitError(
-            f"{owner} has the {names.kind} {entry.name!r}, which the name would no longer mean; choose another name"
-        )
+        if (entry.kind, entry.name) == (names.kind, names.component):
+            if entry.distribution == KIT_DISTRIBUTION:
+                raise KitError(f"the bare name {entry.name!r} means the built-in {names.kind}; choose another name")
+            raise KitError(
+                f"{owner} has the {names.kind} {entry.name!r}, which the name would no longer mean; choose another name"
+            )
+        if entry.distribution == names.distribution and not local:
+            raise KitError(f"{owner} is installed, and would be replaced by the new package; choose another name")
     if not output.is_dir():
         folder = shlex.quote(str(output))
+        if output.exists():
+            raise KitError(f"--output: {folder} is not a folder")
         raise KitError(f"--output: the folder {folder} does not exist; `mkdir -p {folder}` makes it")
     for path in dict.fromkeys(output / file.partition("/")[0] for file in files):
         if os.path.lexists(path):
@@ -134,7 +149,7 @@ def summary_text(names: PluginNames, output: Path, local: bool) -> str:
     steps = [] if folder == Path() else [f"cd {shlex.quote(str(folder))}"]
     if local:
         edited = f"{component}.py"
-        steps += [f"python -m pytest test_{component}.py -m 'not slow'", f"nanogpt-kit run {component}.toml"]
+        steps += [f"nanogpt-kit plugins test {component}.py", f"nanogpt-kit run {component}.toml"]
         written = f"{output / edited}, test_{component}.py and {component}.toml"
     else:
         edited = f"src/{names.package}/{component}.py"

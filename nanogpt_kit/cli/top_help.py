@@ -39,7 +39,7 @@ SECTIONS = {  # a verb that is not installed is left out
     },
     "Look up": {
         "explain": VerbHelp("Describe a section, option or component.", "explain optimizer.betas"),
-        "plugins": VerbHelp("List and describe the installed components.", "plugins show gpt"),
+        "plugins": VerbHelp("List, describe, write and test components.", "plugins show gpt"),
         "schema": VerbHelp("Write a JSON Schema of experiment files.", "schema --output schema.json"),
         "doctor": VerbHelp("Show what this machine can and cannot do.", "doctor"),
     },

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import importlib
 import os
+import re
 import shlex
 import subprocess
 import sys
@@ -14,7 +15,9 @@ from typing import Any
 
 import pytest
 import tomli
+from click.testing import CliRunner
 
+from nanogpt_kit.cli import main
 from nanogpt_kit.cli.plugin_files import PluginTemplate, requirement, snake_case
 from nanogpt_kit.core import kinds
 from nanogpt_kit.core.experiment import Experiment
@@ -37,7 +40,7 @@ def test_a_local_component_passes_its_own_tests(
     assert answer.out.splitlines() == [
         "written: my_gate.py, test_my_gate.py and my_gate.toml",
         "next:",
-        "  python -m pytest test_my_gate.py -m 'not slow'",
+        "  nanogpt-kit plugins test my_gate.py",
         "  nanogpt-kit run my_gate.toml",
         "then edit my_gate.py, whose first lines say where, and test again",
     ]
@@ -87,7 +90,8 @@ def test_a_package_has_all_that_a_distribution_needs(command: Command) -> None:
 
 def test_the_name_of_a_package_may_have_the_prefix_of_all(command: Command) -> None:
     command("plugins", "new", "nanogpt-kit-my-gate", "--kind", "mlp")
-    assert os.listdir() == ["nanogpt-kit-my-gate"]
+    command("plugins", "new", "NanoGPT_Kit-Gate", "--kind", "mlp")
+    assert sorted(os.listdir()) == ["nanogpt-kit-gate", "nanogpt-kit-my-gate"]
 
 
 @by_kind
@@ -119,6 +123,11 @@ MISTAKES = {
     ("3d", "mlp"): "'3d' is not a name in Python: begin with a letter",
     ("größe", "mlp"): "'größe' is not a name in Python",
     ("!!", "mlp"): "'!!' is not a name in Python",
+    ("my.gate", "mlp"): "'my.gate' is not a name in Python",
+    ("plugins/gate", "mlp"): "'plugins/gate' is a path; NAME is the name alone, and --output the folder",
+    ("conftest", "mlp"): "pytest would take conftest.py for tests; choose a name without test at its ends",
+    ("AUX", "mlp"): "no file can be named aux.py on Windows; choose another name",
+    ("a" * 31, "mlp"): f"'{'a' * 31}' has 31 characters; choose a name of at most 30",
     ("lambda", "mlp"): "'lambda' is a keyword of Python; choose another name",
     ("nan", "mlp"): "'nan' is a value in TOML, where experiments name the component; choose another name",
     ("test-gate", "mlp"): "pytest would take test_gate.py for tests; choose a name without test at its ends",
@@ -135,6 +144,25 @@ def test_a_mistake_is_one_sentence_and_writes_nothing(
     assert answer.err.startswith(f"error: {message}")
     assert answer.err.count("\n") == 1
     assert os.listdir(tmp_path) == []
+
+
+@by_kind
+def test_the_longest_name_has_lines_that_the_packages_linter_takes(kind: str, command: Command) -> None:
+    assert command("plugins", "new", "a" * 30, "--kind", kind).code == 0
+    files = [path for path in Path().rglob("*.py") if path.is_file()]
+    assert max(len(line) for path in files for line in path.read_text(encoding="utf-8").splitlines()) <= 120
+
+
+@by_kind
+def test_the_name_of_a_template_is_no_word_of_its_docstring(kind: str) -> None:
+    template = PluginTemplate.of_kind(kind)
+    docstring = ast.get_docstring(ast.parse(template.component)) or ""
+    assert not re.search(rf"\b{template.names.component}\b", docstring), "a new name would stand there"
+
+
+def test_a_class_hides_no_builtin(command: Command) -> None:
+    assert command("plugins", "new", "warning", "--kind", "mlp", "--local").code == 0
+    assert "class WarningComponent(MLP)" in Path("warning.py").read_text(encoding="utf-8")
 
 
 def test_a_missing_kind_is_a_mistake(command: Command) -> None:
@@ -169,12 +197,23 @@ def test_the_name_of_another_distributions_component_is_refused(command: Command
     assert command("plugins", "new", "gate", "--kind", "norm").code == 0
 
 
+def test_a_package_that_would_replace_an_installed_one_is_refused(command: Command, install: Command) -> None:
+    install("nanogpt-kit-gate", "[nanogpt_kit.mlp]\ngate = ngk_gates:Gate\n")
+    answer = command("plugins", "new", "gate", "--kind", "norm")
+    reason = "nanogpt-kit-gate 1.0 is installed, and would be replaced by the new package; choose another name"
+    assert (answer.code, answer.err, os.listdir()) == (2, f"error: {reason}\n", ["site"])
+    assert command("plugins", "new", "gate", "--kind", "mlp", "--local").code == 2
+    assert command("plugins", "new", "gate", "--kind", "norm", "--local").code == 0, "a file replaces none"
+
+
 def test_a_folder_that_does_not_exist_or_cannot_be_written_is_named(command: Command) -> None:
     answer = command("plugins", "new", "gate", "--kind", "mlp", "--output", "no where")
     remedy = "error: --output: the folder 'no where' does not exist; `mkdir -p 'no where'` makes it\n"
     assert (answer.code, answer.err) == (2, remedy)
-    answer = command("plugins", "new", "a" * 300, "--kind", "mlp")
-    assert (answer.code, answer.err) == (2, "error: .: cannot be written: File name too long\n")
+    answer = command("plugins", "new", "gate", "--kind", "mlp", "--output", __file__)
+    assert (answer.code, answer.err) == (2, f"error: --output: {__file__} is not a folder\n")
+    answer = command("plugins", "new", "gate", "--kind", "mlp", "--output", "/proc")
+    assert (answer.code, answer.err) == (2, "error: /proc: cannot be written: No such file or directory\n")
     assert os.listdir() == []
 
 
@@ -208,9 +247,9 @@ def packages(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A package of every kind in packages/, their wheels in wheels/, all of which are installed in site/."""
     folder = tmp_path_factory.mktemp("kinds")
     (folder / "packages").mkdir()
-    kit = [sys.executable, "-m", "nanogpt_kit", "plugins", "new"]
     for kind in KINDS:
-        done([*kit, f"own-{kind}", "--kind", kind, "--output", "packages"], folder)
+        words = ["plugins", "new", f"own-{kind}", "--kind", kind, "--output", str(folder / "packages")]
+        assert CliRunner().invoke(main, words).exit_code == 0
     pip = [sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check"]
     alone = ["--no-deps", "--no-build-isolation", "--no-index"]
     sources = [f"./packages/nanogpt-kit-own-{kind}" for kind in KINDS]

@@ -7,16 +7,19 @@ from pathlib import Path
 
 import pytest
 
+from nanogpt_kit.components.model.gpt import GPT
 from nanogpt_kit.core.errors import KitError
 from nanogpt_kit.core.kinds import KINDS
 from nanogpt_kit.core.registry import Registry
 from nanogpt_kit.core.requirements import KIT_DISTRIBUTION
 from nanogpt_kit.testing.isolated.environment import Ended
 from nanogpt_kit.testing.isolated.outcome import Events, FailedTest
+from nanogpt_kit.testing.isolated.recorder import described_suite
 from nanogpt_kit.testing.isolated.requirements import missing_requirements
 from nanogpt_kit.testing.isolated.suites import suite_of
 from nanogpt_kit.testing.isolated.target import Declared, Target, find_target
 from nanogpt_kit.testing.isolated.tested_component import TestedComponent, WrongOptions
+from nanogpt_kit.testing.model import ModelConformance
 from nanogpt_kit.testing.training import brief_experiment
 
 OPTIONS = {("dataset", "huggingface"): {"source": "x"}, ("init", "mup"): {"base_width": 16}}
@@ -41,8 +44,16 @@ def test_each_kind_has_a_suite_and_an_experiment_that_uses_a_component_of_it(kin
 def test_a_model_is_made_small_unless_a_size_is_set() -> None:
     small = TestedComponent("model", "gpt", {"bias": False})
     assert small.with_sizes(small.load()) == {"n_layer": 2, "n_head": 2, "n_embd": 16, "block_size": 16, "bias": False}
-    sized = TestedComponent("model", "gpt", {"block_size": 13})
-    assert sized.with_sizes(sized.load()) == {"block_size": 13}
+    long = TestedComponent("model", "gpt", {"block_size": 13})
+    assert long.with_sizes(long.load()) == {"n_layer": 2, "n_head": 2, "n_embd": 16, "block_size": 13}
+    wide = TestedComponent("model", "gpt", {"n_embd": 24, "n_head": 3})
+    assert wide.with_sizes(wide.load()) == {"n_embd": 24, "n_head": 3, "block_size": 16}
+
+
+def test_the_options_of_its_own_suite_are_those_that_it_sets() -> None:
+    for component, options in ((GPT(), {}), (GPT(block_size=13, bias=False), {"block_size": 13, "bias": False})):
+        suite = type("TestGPT", (ModelConformance,), {"component": component})
+        assert described_suite(suite)["options"] == options
 
 
 def test_wrong_options_are_named() -> None:

@@ -49,10 +49,12 @@ class Recorder:
 
 
 def described_suite(suite: type[ComponentConformance]) -> dict[str, object]:
-    """What it tests: the class of the component and its options as TOML has them; of a format the model as well."""
+    """What it tests: the class of the component and the options that it sets, as TOML has them; of a format the model
+    as well."""
     component = suite.component
     try:
-        options = to_toml_values(component, Registry.installed())
+        values = to_toml_values(component, Registry.installed())
+        options = {name: value for name, value in values.items() if name in component.model_fields_set}
         json.dumps(options)
     except Exception:  # the suite itself reports options that cannot be written
         options = {}

@@ -21,7 +21,8 @@ from nanogpt_kit.core.override_text import inline_toml
 from nanogpt_kit.core.registry import Registry
 
 REQUEST = "NANOGPT_KIT_TESTED"  # environment: the file with what is tested
-SMALL = {"n_layer": 2, "n_head": 2, "n_embd": 16, "block_size": 16}  # of a model, where it has these options
+SHAPE = {"n_layer": 2, "n_head": 2, "n_embd": 16}  # of a model, where it has these options
+BLOCK_SIZE = 16
 
 
 @dataclass(frozen=True)
@@ -54,9 +55,9 @@ class TestedComponent:
         return Registry.installed().load(KINDS[self.kind], self.name)
 
     def with_sizes(self, cls: type[Component]) -> dict[str, Any]:
-        """The options; of a model small sizes besides, where it has such options and none of them is set."""
-        is_set = SMALL.keys() & self.options.keys()
-        small = SMALL if issubclass(cls, Model) and not is_set else {}
+        """The options; of a model small sizes besides, where it has such options and none of its shape is set."""
+        shape = {} if SHAPE.keys() & self.options.keys() else SHAPE
+        small = {**shape, "block_size": BLOCK_SIZE} if issubclass(cls, Model) else {}
         return {**{key: value for key, value in small.items() if key in cls.model_fields}, **self.options}
 
     def create(self, cls: type[Component]) -> Component:

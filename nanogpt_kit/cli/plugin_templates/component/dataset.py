@@ -18,4 +18,4 @@ class Sums(HashSplitDataset):
                 yield f"{a} + {b} = {a + b}\n"
 
     def fingerprint(self) -> str:
-        return f"sums below {self.bound}"
+        return f"every sum below {self.bound}"

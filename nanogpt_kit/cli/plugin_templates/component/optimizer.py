@@ -38,7 +38,8 @@ class SignMomentumSteps(torch.optim.Optimizer):
                 if parameter.grad is None:
                     continue
                 state = self.state[parameter]
-                mean = state.setdefault("mean", torch.zeros_like(parameter))
-                mean.lerp_(parameter.grad, 1 - group["momentum"])
+                if not state:
+                    state["mean"] = torch.zeros_like(parameter)
+                mean = state["mean"].lerp_(parameter.grad, 1 - group["momentum"])
                 parameter.mul_(1 - group["lr"] * group["weight_decay"]).sub_(group["lr"] * mean.sign())
         return loss

@@ -10,14 +10,14 @@ from torch import Tensor
 from nanogpt_kit.api import Field, LayerContext, Position, Positional
 
 
-class Sinusoids(Position):
+class FixedSinusoids(Position):
     longest: float = Field(10_000.0, gt=1, description="longest wavelength in positions, divided by 2 pi")
 
     def build(self, ctx: LayerContext) -> Positional:
-        return SinusoidsModule(self.longest)
+        return FixedSinusoidsModule(self.longest)
 
 
-class SinusoidsModule(Positional):
+class FixedSinusoidsModule(Positional):
     def __init__(self, longest: float) -> None:
         super().__init__()
         self.longest = longest

@@ -8,7 +8,7 @@ import torch
 from nanogpt_kit.api import Field, Sampler
 
 
-class Typical(Sampler):
+class LocallyTypical(Sampler):
     mass: float = Field(0.9, gt=0, le=1, description="least probability of all tokens that are kept")
 
     def transform(self, logits: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:

@@ -1,20 +1,20 @@
-"""Typical passes the suite of its kind, and trains by its name in an experiment."""
+"""LocallyTypical passes the suite of its kind, and trains by its name in an experiment."""
 
 from pathlib import Path
 
-from nanogpt_kit.cli.plugin_templates.component.sampler import Typical
+from nanogpt_kit.cli.plugin_templates.component.sampler import LocallyTypical
 from nanogpt_kit.testing.sampler import SamplerConformance
 from nanogpt_kit.testing.training import train_briefly
 
 EXPERIMENT = Path(__file__).parents[1] / "experiment" / "sampler.toml"
 
 
-class TestTypical(SamplerConformance):
-    component = Typical()
+class TestLocallyTypical(SamplerConformance):
+    component = LocallyTypical()
 
 
-class TestTypicalWithOptions(SamplerConformance):
-    component = Typical(mass=0.5)
+class TestLocallyTypicalWithOptions(SamplerConformance):
+    component = LocallyTypical(mass=0.5)
 
 
 def test_a_run_of_the_experiment_samples_with_it(tmp_path: Path) -> None:
