@@ -35,12 +35,18 @@ class InitConformance(ComponentConformance):
     """Subclass it with `component = MyInit(...)`."""
 
     component: ClassVar[Init]
-    model: ClassVar[Mapping[str, Any]] = {}  # options of the gpt that it initializes, beside or in place of SIZES
+    model: ClassVar[Mapping[str, Any]] = {}  # options in place of SIZES, of gpt or of the model in `use`
     untouched: ClassVar[tuple[str, ...]] = ()  # patterns of names, as of a shell, of weights that it leaves as built
 
     def model_of(self, parts: Mapping[str, Any]) -> Model:
-        gpt: type[Model] = Registry.installed().load(Model, "gpt")
-        return gpt.model_validate({**SIZES, **parts, **self.model})
+        """The model to initialize. One other than gpt takes those parts that it has, none by turns."""
+        own = dict(self.model)
+        model: type[Model] = Registry.installed().load(Model, use := own.pop("use", "gpt"))
+        options = {**SIZES, **parts}
+        if use != "gpt":
+            single = {name: value for name, value in options.items() if not isinstance(value, list)}
+            options = {name: value for name, value in single.items() if name in model.model_fields}
+        return model.model_validate({**options, **own})
 
     def build(self, parts: Mapping[str, Any], device: str = "cpu") -> nn.Module:
         """A model as it is before the init is applied."""

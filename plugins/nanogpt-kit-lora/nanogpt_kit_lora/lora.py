@@ -11,8 +11,10 @@ import difflib
 import math
 import re
 from collections import Counter
+from contextlib import suppress
 from typing import Any, ClassVar, Self
 
+import torch
 from torch import nn
 
 from nanogpt_kit.api import (
@@ -110,7 +112,8 @@ class LoRA(Model):
     def build(self, ctx: ModelContext) -> nn.Module:
         """The module of the base, whose matched layers have adapters; its weights are frozen."""
         module = self.base.model_copy(update={name: getattr(self, name) for name in SHARED}).build(ctx)
-        layers = adaptable_layers(module)
+        called = called_modules(self.base, ctx)
+        layers = {name: parts for name, parts in adaptable_layers(module).items() if called is None or name in called}
         chosen = {
             name: [part for part in parts if re.search(self.match, parts[part])] for name, parts in layers.items()
         }
@@ -145,6 +148,21 @@ def adaptable_layers(module: nn.Module) -> dict[str, dict[int, str]]:
             count = len(parts_of(layer))
             found[name] = {part: f"{name}.{part}" if count > 1 else name for part in range(count)}
     return found
+
+
+def called_modules(model: Model, ctx: ModelContext) -> set[str] | None:
+    """The names of the modules that a pass calls; None where none can be made on the meta device.
+
+    The weight of another linear layer is used without the layer, so what is added to the layer would be ignored.
+    """
+    called: set[str] = set()
+    with suppress(Exception), torch.device("meta"), torch.no_grad():
+        module = model.build(ctx).eval()
+        for name, each in module.named_modules():
+            each.register_forward_pre_hook(lambda *_, name=name: called.add(name))
+        module(torch.zeros(1, 1, dtype=torch.long))
+        return called
+    return None
 
 
 def freeze(module: nn.Module, also_train: str | None) -> None:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 from nanogpt_kit_speedrun.model import Speedrun
 
-from nanogpt_kit.api import Init, Model, Options, slot
+from nanogpt_kit.api import Init, Options, slot
 from nanogpt_kit.testing.init import InitConformance
 from nanogpt_kit.testing.model import ModelConformance
 
@@ -25,6 +24,9 @@ OFF: dict[str, Any] = {
 }
 
 
+MODEL: dict[str, Any] = {"use": "speedrun", "window_pattern": "L"}
+
+
 class Chosen(Options):
     """Finds an init by its name."""
 
@@ -32,10 +34,13 @@ class Chosen(Options):
 
 
 class TestEverything(ModelConformance):
-    component = Speedrun(**SIZES)
+    """A layer of each kind: short, long and with value embeddings."""
+
+    component = Speedrun(**{**SIZES, "n_layer": 2})
 
 
 class TestNothing(ModelConformance):
+    compiles = False
     component = Speedrun(**SIZES, **OFF)
 
 
@@ -60,22 +65,16 @@ class TestOneLayer(ModelConformance):
     component = Speedrun(**{**SIZES, "n_layer": 1}, position="alibi", qk_norm=False, logit_softcap=0.0)
 
 
-class OfSpeedrun(InitConformance):
-    """An init on this model, with those parts of the suite that it has."""
-
-    def model_of(self, parts: Mapping[str, Any]) -> Model:
-        known = {name: value for name, value in parts.items() if name in Speedrun.model_fields}
-        single = {name: value for name, value in known.items() if not isinstance(value, list)}
-        return Speedrun(**{**SIZES, "n_head": 4, "n_embd": 48, "window_pattern": "L", **single})
-
-
-class TestGPT2Init(OfSpeedrun):
+class TestGPT2Init(InitConformance):
     component = Chosen().init
+    model = MODEL
 
 
-class TestZeroResidual(OfSpeedrun):
+class TestZeroResidual(InitConformance):
     component = Chosen(init="zero_residual").init
+    model = MODEL
 
 
-class TestMuP(OfSpeedrun):
+class TestMuP(InitConformance):
     component = Chosen(init={"use": "mup", "base_width": 32}).init
+    model = MODEL
