@@ -19,13 +19,16 @@ def evaluation_weights(optimizer: Any) -> Iterator[None]:
 
 def set_evaluation_weights(optimizer: Any) -> None:
     """Gives the parameters the weights for evaluation, where the optimizer's `eval` sets such."""
-    getattr(optimizer, "eval", no_change)()
+    if has_evaluation_weights(optimizer):
+        optimizer.eval()
 
 
 def set_trained_weights(optimizer: Any) -> None:
     """Gives the parameters the weights that are trained, where the optimizer's `train` sets such."""
-    getattr(optimizer, "train", no_change)()
+    if has_evaluation_weights(optimizer):
+        optimizer.train()
 
 
-def no_change() -> None:
-    """What most optimizers do: they have one set of weights."""
+def has_evaluation_weights(optimizer: Any) -> bool:
+    """Whether it has both methods; one of them alone, or an attribute, has another meaning."""
+    return callable(getattr(optimizer, "eval", None)) and callable(getattr(optimizer, "train", None))

@@ -13,6 +13,7 @@ from torch import nn
 
 from nanogpt_kit.checkpoint import store
 from nanogpt_kit.components.optimizer.adamw import AdamW
+from nanogpt_kit.core.evaluation_weights import evaluation_weights
 from nanogpt_kit.core.experiment import Experiment
 from nanogpt_kit.core.kinds import Optimizer, Schedule
 from nanogpt_kit.generate.load import load_run
@@ -117,3 +118,13 @@ def test_a_note_of_an_optimizer_is_one_of_the_experiment(tiny: Path, monkeypatch
     decay = "{use='linear', warmup_steps=0, target='optimizer.weight_decay'}"
     notes = Experiment.load(tiny, [f"schedule=[{decay}, {{use='constant'}}]"]).notes
     assert notes[1:] == ("schedule.1: Constant over 20 steps does not suit AdamW",)
+
+
+@pytest.mark.parametrize(
+    "other", [{"train": lambda loader: 1 / 0}, {"eval": lambda: 1 / 0}, {"train": True, "eval": 3}]
+)
+def test_methods_of_another_meaning_are_not_called(other: dict[str, Any]) -> None:
+    optimizer = AdamW().build([{"params": [nn.Parameter(torch.ones(2, 3))], "role": "matrix", "lr_multiplier": 1.0}])
+    vars(optimizer).update(other)
+    with evaluation_weights(optimizer):
+        pass

@@ -140,7 +140,7 @@ def scales_of_parts(
     """The factor (N, A) on each row that gives a part the norm it had before its rows were multiplied by `inverse`,
     and then its scale; `means` (N, A) are the mean squares of the rows before."""
     scales = []
-    for before, after in zip(means.split(rows, 1), (means * inverse.square()).split(rows, 1), strict=True):
+    for before, after in zip(means.split(rows, 1), (means.sqrt() * inverse).square().split(rows, 1), strict=True):
         ratio = (before.sum(1, keepdim=True) / after.sum(1, keepdim=True).clamp_min(1e-30)).sqrt()
         scales.append((ratio * update_scale(before.shape[1], columns, group["adjust"])).expand_as(before))
     return torch.cat(scales, 1)

@@ -16,7 +16,7 @@ from typing import Annotated, Any
 import torch
 from torch import Tensor
 
-from nanogpt_kit.api import Field, Optimizer, ParameterShape, Schedule
+from nanogpt_kit.api import Field, KitError, Optimizer, ParameterShape, Schedule
 
 Decay = Annotated[float, Field(gt=0, lt=1)]
 
@@ -53,8 +53,9 @@ class AveragedAdam(torch.optim.Optimizer):
     """The parameters are y; `eval` gives them x until `train`. In between, the state has y to restore it exactly."""
 
     def __init__(self, groups: list[dict[str, Any]], options: dict[str, Any]) -> None:
-        # Of each group: the updates so far, the highest learning rate, and the sum of the weights in the average
-        super().__init__(groups, {**options, "updates": 0, "highest_lr": 0.0, "weight_sum": 0.0})
+        # Of each group: the updates so far, the highest learning rate, the sum of the weights in the average, and the
+        # first of the betas
+        super().__init__(groups, {**options, "updates": 0, "highest_lr": 0.0, "weight_sum": 0.0, "fraction_of_x": None})
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
@@ -65,6 +66,8 @@ class AveragedAdam(torch.optim.Optimizer):
 
     def update(self, parameters: list[Tensor], group: dict[str, Any]) -> None:
         (beta1, beta2), step = group["betas"], group["updates"] + 1
+        check_first_beta(beta1, group["fraction_of_x"])
+        group["fraction_of_x"] = beta1
         lr = group["lr"] * min(1.0, step / max(1, group["warmup_steps"]))
         highest = max(lr, group["highest_lr"])
         weight = step ** group["r"] * highest ** group["weight_lr_power"]
@@ -111,3 +114,14 @@ class AveragedAdam(torch.optim.Optimizer):
             for parameter in group["params"]:
                 if parameter in self.state:
                     yield parameter, self.state[parameter], group["betas"][0]
+
+
+def check_first_beta(beta1: float, before: float | None) -> None:
+    """Raises KitError where x could not be computed from y, of which it is the fraction `beta1`."""
+    if not beta1:
+        raise KitError("the first of the betas of schedule_free is 0; set a number above 0, such as 0.9")
+    if before not in (None, beta1):
+        reason = (
+            f"the first of the betas of schedule_free changes from {before:g} to {beta1:g}, and has to stay the same"
+        )
+        raise KitError(f"{reason}: remove the schedule whose target ends in betas.0")

@@ -155,7 +155,7 @@ def rotate_back(x: Tensor, bases: Bases) -> Tensor:
 
 
 def split(whole: Tensor, rows: Sequence[int]) -> tuple[Tensor, ...]:
-    return torch.split(whole, list(rows))
+    return torch.split(whole, list(rows)) if whole.ndim else (whole,)
 
 
 def full(value: Any) -> Tensor:

@@ -119,6 +119,20 @@ def test_rows_that_were_large_before_become_smaller_than_those_that_were_not() -
     assert sizes.norm().item() == pytest.approx(math.sqrt(5))  # the norm that they had
 
 
+@pytest.mark.parametrize("eps", [1e-8, 1e-20, 1e-35])
+def test_rows_without_a_gradient_remain(eps: float) -> None:
+    """In fp32, in which the square of 1 / eps may not exist."""
+    matrix = nn.Parameter(torch.ones(4, 6))
+    gradient = torch.randn(4, 6, generator=torch.Generator().manual_seed(5))
+    gradient[1] = 0
+    optimizer = optimizer_of({"matrix": matrix}, eps=eps, weight_decay=0.0)
+    for scale in (1.0, 0.0, 1.0):
+        take_steps(optimizer, {"matrix": matrix}, [[scale * gradient]])
+    assert matrix.isfinite().all()
+    assert matrix[1].tolist() == [1.0] * 6
+    assert (matrix[0] != 1).all()
+
+
 def test_queries_keys_and_values_are_updated_as_three_matrices() -> None:
     fused = matrices({name: (sum(rows), 5) for name, rows in FUSED.items()})
     apart = {

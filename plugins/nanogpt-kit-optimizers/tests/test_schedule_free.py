@@ -11,6 +11,7 @@ from nanogpt_kit_optimizers.schedule_free import ScheduleFree
 from torch import Tensor, nn
 
 from nanogpt_kit import Experiment
+from nanogpt_kit.api import KitError
 from nanogpt_kit.testing.optimizer import OptimizerConformance
 
 SHAPES = {"matrix": (7, 5), "vector": (5,), "head": (3, 4)}
@@ -132,6 +133,21 @@ def test_a_parameter_that_was_never_updated_has_one_weight() -> None:
     built.eval()
     built.train()
     assert not built.state
+
+
+@pytest.mark.parametrize(
+    ("first", "remedy"), [([0.0], "set a number above 0"), ([0.9, 0.8], r"remove the schedule .* betas\.0")]
+)
+def test_a_fraction_from_which_x_could_not_be_computed_is_refused(first: list[float], remedy: str) -> None:
+    ours = parameters()
+    built = ScheduleFree(lr=0.02).build(groups(ours))
+    for step, beta1 in enumerate(first):
+        for group in built.param_groups:
+            group["betas"] = (beta1, 0.999)
+        if step < len(first) - 1:
+            take_steps(built, ours, step, step + 1)
+    with pytest.raises(KitError, match=remedy):
+        take_steps(built, ours, len(first) - 1, len(first))
 
 
 def notes(*schedules: dict[str, Any]) -> tuple[str, ...]:

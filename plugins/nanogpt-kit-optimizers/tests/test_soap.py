@@ -121,7 +121,7 @@ def test_a_rotated_problem_has_rotated_updates() -> None:
     torch.testing.assert_close(rotated[-1], left @ plain[-1] @ right.T, rtol=1e-7, atol=1e-7)
 
 
-@pytest.mark.parametrize(("shape", "role"), [((7, 5), "head"), ((5,), "vector")])
+@pytest.mark.parametrize(("shape", "role"), [((7, 5), "head"), ((5,), "vector"), ((), "vector")])
 def test_without_preconditioners_it_is_adamw_from_the_second_step(shape: tuple[int, ...], role: str) -> None:
     start, gradients = draw(*shape, seed=0), gradients_of(*shape)
     found, state = trained(SOAP(**OPTIONS, max_dim=4, eps=1e-30), start, gradients, role=role)
