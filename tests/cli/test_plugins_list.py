@@ -112,11 +112,12 @@ def test_the_list_marks_names_that_mean_something_else(install: Install, command
     assert "own_names" not in sys.modules
 
 
-def test_a_damaged_distribution_is_listed_by_its_folder(install: Install, command: Command) -> None:
-    install("damaged", b"[nanogpt_kit.norm]\nx = y:\xff\n")
+def test_a_damaged_distribution_is_listed_by_its_folder(install: Install, command: Command, tmp_path: Path) -> None:
+    install("damaged", "[nanogpt_kit.norm]\nx = y:Z\n")
+    (tmp_path / "site" / "damaged-1.0.dist-info" / "METADATA").unlink()
     last = command("plugins", "list").out.splitlines()[-2:]
     assert last[0].endswith("damaged-1.0.dist-info")
-    assert last[1].startswith("  ! its metadata cannot be read: UnicodeDecodeError: ")
+    assert last[1].startswith("  ! its metadata cannot be read: ")
 
 
 TWO_CLASSES = '''\
