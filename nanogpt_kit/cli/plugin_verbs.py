@@ -59,7 +59,8 @@ class PluginVerbs(click.Group):
         """The shortest name by which each verb of a plugin can be called."""
         verbs = Registry.installed().verbs
         taken = [*self.commands, *(entry.name for entry in verbs)]
-        return [entry.qualified if taken.count(entry.name) > 1 else entry.name for entry in verbs]
+        is_plain = {name: taken.count(name) == 1 and not name.startswith("-") for name in taken}  # "-x" is an option
+        return [entry.name if is_plain[entry.name] else entry.qualified for entry in verbs]
 
     def format_plugin_verbs(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """A section of the help; nothing where no plugin has a verb."""

@@ -118,6 +118,14 @@ def test_a_name_that_two_distributions_claim_is_refused_when_it_is_used(
     assert "one_friendly" not in sys.modules
 
 
+def test_one_that_looks_like_an_option_is_listed_as_it_can_be_called(
+    install: Install, command: Callable[..., object]
+) -> None:
+    install("friendly-kit", f"{GROUP}-x = friendly:hello\n", friendly=VERB)
+    assert plugin_section(command("--help").out) == ["  friendly-kit/-x  from friendly-kit 1.0"]
+    assert command("friendly-kit/-x", "you").out == "hello you\n"
+
+
 @pytest.mark.parametrize(
     ("source", "cause"),
     [

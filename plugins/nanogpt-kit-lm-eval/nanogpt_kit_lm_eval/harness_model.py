@@ -113,7 +113,8 @@ class KitLM(TemplateLM):
         if not 0 < len(continuation) <= self.max_length:
             allowed = f"expected 1 to {self.max_length}, the block_size"
             raise KitError(f"a continuation of a task has {len(continuation)} tokens; {allowed}")
-        return Scored([*context, *continuation][-(self.max_length + 1) : -1], continuation)
+        begin = context or [self.prefix_token_id]  # the spaces at its end are counted as the continuation's
+        return Scored([*begin, *continuation][-(self.max_length + 1) : -1], continuation)
 
     def score(self, rows: Sequence[Scored]) -> list[Score]:
         """The scores in the order of the rows, which are computed in batches of similar length."""

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import click
 
+from nanogpt_kit.api import KitError
+
 
 @click.command()
 @click.argument("run")
@@ -38,8 +40,10 @@ def lm_eval(
     from nanogpt_kit_lm_eval.run_model import RunModel
     from nanogpt_kit_lm_eval.task_set import TaskSet, metrics_of
 
+    names = tuple(name.strip() for name in tasks.split(",") if name.strip())
+    if not names:
+        raise KitError("--tasks names no task; write names with commas between, as `lm_eval ls tasks` lists them")
     model = RunModel(run, device, batch_size, precision)
-    names = tuple(name for name in tasks.split(",") if name)
     found = TaskSet(names, include_path, num_fewshot, limit, max_gen_toks).evaluate(model)
     if as_json:
         click.echo(json.dumps(metrics_of(found), indent=2))

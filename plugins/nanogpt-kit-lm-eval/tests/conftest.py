@@ -3,26 +3,31 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from made_tasks import write_tasks
-from made_vocabulary import END_ID, small_gpt2_encoding, tokens
+from made_vocabulary import END_ID, install_vocabulary, tokens
 
 CACHE = tempfile.TemporaryDirectory()  # set before `datasets` is imported, which reads the variables once
 os.environ.update(HF_DATASETS_CACHE=CACHE.name, HF_HUB_OFFLINE="1", HF_HUB_DISABLE_TELEMETRY="1")
+COMMAND = """
+import operator, runpy, sys
+sys.path.insert(0, sys.argv.pop(1))
+from made_vocabulary import install_vocabulary
+install_vocabulary(operator.setitem)
+runpy.run_module("nanogpt_kit", run_name="__main__", alter_sys=True)
+"""
 
 
 @pytest.fixture(scope="session", autouse=True)
 def vocabulary() -> Iterator[None]:
-    """`gpt2` is a small one, as if tiktoken had downloaded it."""
-    import tiktoken.registry
-
     with pytest.MonkeyPatch.context() as patch:
-        for name in ("gpt2", "r50k_base"):
-            patch.setitem(tiktoken.registry.ENCODINGS, name, small_gpt2_encoding())
+        install_vocabulary(patch.setitem)
         yield
 
 
@@ -37,8 +42,6 @@ def gpt2_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     import torch
     from transformers import GPT2Config, GPT2LMHeadModel
 
-    from nanogpt_kit.cli import main
-
     folder = tmp_path_factory.mktemp("gpt2")
     torch.manual_seed(5)
     sizes = {"n_layer": 2, "n_head": 2, "n_embd": 16, "n_positions": 24, "vocab_size": END_ID + 1}
@@ -48,9 +51,23 @@ def gpt2_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     network.save_pretrained(folder / "made")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("NANOGPT_KIT_RUNS", str(folder / "runs"))
-        main(["import", str(folder / "made"), "imported"], standalone_mode=False)
+        run_command("import", folder / "made", "imported")
     (run,) = (folder / "runs" / "imported").iterdir()
     return run
+
+
+def run_command(*words: str | Path) -> None:
+    """Runs `nanogpt-kit ...` in a process that has the small vocabulary, too."""
+    command = [sys.executable, "-c", COMMAND, str(Path(__file__).parent), *map(str, words)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.fixture(scope="session")
+def exported(gpt2_run: Path) -> Path:
+    """The same in the format of transformers."""
+    run_command("export", gpt2_run, gpt2_run.parent / "exported")
+    return gpt2_run.parent / "exported"
 
 
 @pytest.fixture(scope="session")

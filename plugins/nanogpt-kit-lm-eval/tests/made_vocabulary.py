@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from nanogpt_kit.testing.training import TEXT
@@ -46,6 +46,14 @@ def small_gpt2_encoding() -> Any:
     from_character = {character: byte for byte, character in byte_characters().items()}
     ranks = {bytes(from_character[c] for c in token): rank for rank, token in enumerate(tokens())}
     return tiktoken.Encoding("gpt2", pat_str=PATTERN, mergeable_ranks=ranks, special_tokens={END: END_ID})
+
+
+def install_vocabulary(set_item: Callable[[Any, str, Any], None]) -> None:
+    """Makes it that of `gpt2`, as if tiktoken had downloaded it."""
+    import tiktoken.registry
+
+    for name in ("gpt2", "r50k_base"):
+        set_item(tiktoken.registry.ENCODINGS, name, small_gpt2_encoding())
 
 
 def small_gpt2_tokenizer() -> Any:

@@ -17,9 +17,9 @@ import torch
 from made_tasks import write_tasks
 from nanogpt_kit_lm_eval.harness_model import KitLM
 from nanogpt_kit_lm_eval.lm_eval import LMEval
+from nanogpt_kit_lm_eval.verb import lm_eval
 
 from nanogpt_kit import KitError, load_run, open_run
-from nanogpt_kit.cli import main
 from nanogpt_kit.testing.evaluation_context import Utf8Encoder, small_model
 from nanogpt_kit.testing.evaluator import EvaluatorConformance
 from nanogpt_kit.testing.training import train_briefly
@@ -71,13 +71,13 @@ def test_an_evaluation_in_training_logs_the_metrics_of_the_tasks(tmp_path: Path,
 def test_eval_and_the_verb_print_the_same_metrics(
     byte_run: Path, tasks: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    options = f"{{use='lm_eval', tasks=['choices', 'generation'], include_path='{tasks.as_posix()}', limit=9}}"
-    main(["eval", str(byte_run), "--evaluator", options, "--json"], standalone_mode=False)
-    (evaluated,) = json.loads(capsys.readouterr().out).values()
-    verb = ["lm-eval", str(byte_run), "--tasks", "choices,generation", "--include-path", str(tasks), "--limit", "9"]
-    main([*verb, "--json"], standalone_mode=False)
+    names = ("choices", "generation")
+    evaluated = open_run(byte_run).evaluate(LMEval(tasks=names, include_path=str(tasks), limit=9))
+    capsys.readouterr()
+    verb = [str(byte_run), "--tasks", ",".join(names), "--include-path", str(tasks), "--limit", "9"]
+    lm_eval.main([*verb, "--json"], standalone_mode=False)
     assert json.loads(capsys.readouterr().out) == pytest.approx(evaluated, rel=1e-3)
-    main(verb, standalone_mode=False)
+    lm_eval.main(verb, standalone_mode=False)
     table = capsys.readouterr().out
     assert "|choices" in table
     assert "Stderr" in table
@@ -85,15 +85,20 @@ def test_eval_and_the_verb_print_the_same_metrics(
 
 
 def test_the_harness_knows_the_model_by_the_name_of_a_run(byte_run: Path, tasks: Path) -> None:
-    import lm_eval
+    from lm_eval import simple_evaluate
     from lm_eval.tasks import TaskManager
     from nanogpt_kit_lm_eval import run_model
 
     index = TaskManager(include_path=str(tasks), include_defaults=False)
     arguments = {"model": "nanogpt-kit", "model_args": f"run={byte_run},precision=bf16", "device": "cpu"}
-    found = lm_eval.simple_evaluate(**arguments, tasks=["choices"], limit=3, batch_size=2, task_manager=index)
+    found = simple_evaluate(**arguments, tasks=["choices"], limit=3, batch_size=2, task_manager=index)
     assert run_model.RunModel.__name__ == "RunModel"
     assert 0 <= found["results"]["choices"]["acc,none"] <= 1
+
+
+def test_the_verb_without_a_task_is_refused_before_the_run_is_loaded() -> None:
+    with pytest.raises(KitError, match="--tasks names no task"):
+        lm_eval.main(["nowhere", "--tasks", " , "], standalone_mode=False)
 
 
 @pytest.mark.slow  # it reads the 14,683 tasks of the harness
