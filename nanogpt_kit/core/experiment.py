@@ -19,6 +19,7 @@ from nanogpt_kit.core.experiment_keys import ExperimentKeys
 from nanogpt_kit.core.experiment_options import ExperimentOptions
 from nanogpt_kit.core.faults import explain_validation_error
 from nanogpt_kit.core.identity import configuration_hash
+from nanogpt_kit.core.inner_models import inner_model_notes
 from nanogpt_kit.core.kinds import ModelContext, Multipliers
 from nanogpt_kit.core.layered_differences import differing_lists, without_lists_of_one
 from nanogpt_kit.core.layers import DEFAULT, Layers
@@ -106,7 +107,8 @@ class Experiment(ExperimentOptions):
         """Sentences about options that were dropped, components that were appended, and unsuitable schedules."""
         schedules = [(dotted(key), part) for key, part in self.parts() if key[0] == "schedule"]
         of_schedules = schedule_notes(schedules, self.targets, self.step_plan)
-        return (*self._layers.notes, *of_schedules, *optimizer_notes(self.optimizer, schedules, self.total_steps))
+        of_optimizer = optimizer_notes(self.optimizer, schedules, self.total_steps)
+        return (*self._layers.notes, *inner_model_notes(self.model), *of_schedules, *of_optimizer)
 
     def location(self, key: Key) -> str:
         """Where a value was written: "file:line", "command line", or "default"."""

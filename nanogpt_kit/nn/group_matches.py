@@ -50,7 +50,8 @@ def match_groups(experiment: Experiment, model: nn.Module) -> dict[str, int]:
         if not free:
             reason = taken_text(matched, names, taken) if matched else missing_text(group.match, names, role_of)
             faults.append(group_fault(experiment, index, "match", f"{group.match!r} {reason}"))
-    trained = [name for name in names if name not in taken or not groups[taken[name]].freeze]
+    learnt = [name for name, parameter in model.named_parameters() if parameter.requires_grad]  # by the model itself
+    trained = [name for name in learnt if name not in taken or not groups[taken[name]].freeze]
     if not trained and not faults:
         last = max(index for index, group in enumerate(groups) if group.freeze)
         reason = "all parameters are frozen, and there is nothing to train; let a group match fewer"

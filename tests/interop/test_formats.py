@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -111,7 +112,7 @@ def test_an_unknown_name_is_refused_with_the_nearest(command: Callable[..., Any]
     for words in (("export", "tiny", tmp_path / "out"), ("import", tmp_path)):
         answer = command(*words, "--format", "hugingface")
         assert answer.code == 2
-        assert "unknown format 'hugingface'; did you mean 'huggingface'? Allowed: huggingface, nanogpt" in answer.err
+        assert "unknown format 'hugingface'; did you mean 'huggingface'? Allowed: huggingface, " in answer.err
         assert "did you mean 'huggingface'?" in command(*words, "--format", "hf").err
     assert "write format.dtype=bf16" in command("export", "tiny", tmp_path / "out", "--dtype", "bf16").err
 
@@ -156,7 +157,8 @@ def test_a_model_that_no_format_detects_is_refused_with_what_each_looks_for(
         answer = command(verb, tmp_path / "notes.txt")
         assert answer.code == 2
         assert f"{tmp_path / 'notes.txt'} is not a model in a format that is installed" in answer.err
-        assert "safetensors (a folder with model.safetensors and experiment.toml), ngk-other/other." in answer.err
+        formats = answer.err.partition("safetensors (a folder with model.safetensors and experiment.toml), ")[2]
+        assert "ngk-other/other" in formats
 
 
 @pytest.mark.parametrize("format", ["huggingface", "safetensors"])
@@ -231,15 +233,15 @@ def test_a_plugin_may_use_a_config_of_another_kind(tmp_path: Path, install: Call
 def test_a_model_of_an_unknown_type_is_named_also_with_a_tokenizer(
     tmp_path: Path, command: Callable[..., Any], words: list[str]
 ) -> None:
-    (tmp_path / "config.json").write_text('{"model_type": "llama"}')
+    (tmp_path / "config.json").write_text('{"model_type": "ordinary"}')
     verb, *overrides = words
-    assert "describes a model of type 'llama'" in command(verb, tmp_path, *overrides).err
+    assert "describes a model of type 'ordinary'" in command(verb, tmp_path, *overrides).err
 
 
 def test_an_option_of_another_format_names_that_format(command: Callable[..., Any], tmp_path: Path) -> None:
     for name, other, option in (("nanogpt", "huggingface", "dtype=bf16"), ("huggingface", "nanogpt", "meta=m.pkl")):
         answer = command("export", "tiny", tmp_path / "out", "--format", name, f"format.{option}")
-        assert f"{other} has this option, but '{name}' does not" in answer.err
+        assert re.search(rf"\b{other} .*this option, but '{name}' does not", answer.err)
     assert "write format.dtype=bf16" in command("export", "tiny", tmp_path / "out", "dtype=bf16").err
 
 

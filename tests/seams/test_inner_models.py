@@ -94,6 +94,22 @@ def test_a_format_writes_both_merged(tiny: Path, inner: RunFolder, tmp_path: Pat
         torch.testing.assert_close(exported.model(IDS), loaded.model(IDS), rtol=0, atol=1e-6)
 
 
+def test_schedules_of_options_of_the_inner_model_are_exported_with_its_keys(tiny: Path, tmp_path: Path) -> None:
+    windows = "model.inner.attention={use='sdpa', window=8}"
+    drop = "{use='linear', warmup_steps=0, target='model.inner.attention.window', final_fraction=0.5}"
+    train(tiny, windows, f"schedule=['constant', {drop}]", "train.steps=2")
+    loaded = load_run("shifted", trust_code=True)
+    export_model(loaded.experiment, loaded.model, loaded.encoder, "safetensors", tmp_path / "out")
+    exported = load_run(tmp_path / "out", trust_code=True).experiment
+    assert [schedule.target for schedule in exported.schedules] == ["optimizer.lr", "model.attention.window"]
+
+
+def test_random_weights_of_the_inner_model_are_noted(tiny: Path) -> None:
+    random = "model.init_from is omitted, so the weights of model.inner are random at the start, not trained ones"
+    assert random in Experiment.load(tiny, OVERRIDES, trust_code=True).notes
+    assert random not in Experiment.load(tiny, [*OVERRIDES, "model.init_from=tiny"], trust_code=True).notes
+
+
 def test_the_inner_model_alone_starts_from_both_merged(tiny: Path, inner: RunFolder) -> None:
     train(tiny, "model.init_from=tiny", "train.steps=3")
     further = [*OVERRIDES[:2], "name=further", f'model={{use="gpt", {GPT}, init_from="shifted"}}', "train.steps=0"]

@@ -23,7 +23,6 @@ from nanogpt_kit.api import (
     KitError,
     Model,
     ModelContext,
-    RunContext,
     model_validator,
     option_error,
     slot,
@@ -105,9 +104,6 @@ class LoRA(Model):
     def scale(self) -> float:
         """The factor of each product B A."""
         return self.alpha / (math.sqrt(self.rank) if self.rank_stabilized else self.rank)
-
-    def explain_choices(self, ctx: RunContext) -> str | None:
-        return None if self.init_from else "the frozen weights are random, as model.init_from is not set"
 
     def build(self, ctx: ModelContext) -> nn.Module:
         """The module of the base, whose matched layers have adapters; its weights are frozen."""

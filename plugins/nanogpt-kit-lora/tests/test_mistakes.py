@@ -38,6 +38,7 @@ def message(file: Path, *overrides: str) -> str:
     ("override", "words"),
     [
         ("model.match=c_atn", ("model.match", "'c_atn'", "h.0.attn.c_attn.0")),
+        ("optimizer.group=[{match='lora',freeze=true}]", ("optimizer.group.0.freeze", "all parameters are frozen")),
         ("model.match='('", ("model.match", "'('", "not a regular expression")),
         ("model.also_train=lnf", ("model.also_train", "'lnf'", "ln_f.weight")),
         ("model.base.block_size=8", ("block_size (16)", "base (8)")),
