@@ -7,13 +7,13 @@ from pathlib import Path
 from nanogpt_kit_llama.llama import EXPRESSIBLE
 
 from nanogpt_kit import Experiment
-from nanogpt_kit.testing.training import train_shrunken
+from nanogpt_kit.testing.training import train_briefly
 
 FILE = Path(__file__).parents[1] / "experiments" / "llama_tiny.toml"
 
 
 def test_the_experiment_takes_two_steps(tmp_path: Path) -> None:
-    train_shrunken(tmp_path, FILE, "tokenizer.vocab_size=300")
+    train_briefly(tmp_path, "tokenizer.vocab_size=300", "train.steps=2", experiment=FILE)
 
 
 def test_the_experiment_can_be_exported() -> None:
