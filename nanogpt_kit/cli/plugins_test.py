@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -57,8 +58,8 @@ def plugins_test(words: tuple[str, ...], timeout: float, as_json: bool, trust_co
         raise KitError(f'{missing[0]} is not installed: pip install "nanogpt-kit[test]"')
     from nanogpt_kit.testing.isolated.target import find_target
 
-    targets = [find_target(word, trust_code) for word in words if "=" not in word]
-    options = [word for word in words if "=" in word]
+    options = [word for word in words if "=" in word and not Path(word).exists()]
+    targets = [find_target(word, trust_code) for word in words if word not in options]
     if len(targets) != 1 and (options or not targets):
         raise KitError(f"command line: options are those of one target, got {len(targets)} targets")
     records, codes = [], []

@@ -109,12 +109,17 @@ def test_the_documented_component_file_passes_with_the_documented_settings(tmp_p
 
 def test_a_source_folder_is_tested_as_a_wheel_with_the_settings_that_it_brings(tmp_path: Path) -> None:
     conformance = textwrap.dedent("""\
+        import pytest
         from mine.order_forward import Own
         from nanogpt_kit.testing.order import OrderConformance
 
         class TestForward(OrderConformance):
             component = Own()
             varies = False
+
+            @pytest.mark.slow
+            def test_it_takes_minutes(self):
+                raise AssertionError
         """)
     order = '"""Windows in their order."""\n' + ORDER
     source = plugin(tmp_path / "mine", order_forward=order, conformance=conformance, verb_measure=VERB)
@@ -161,6 +166,7 @@ def test_required_options_are_given_behind_the_target(tmp_path: Path) -> None:
 def test_its_own_tests_decide_and_are_run_with_the_wheel(tmp_path: Path) -> None:
     source = plugin(tmp_path / "mine", schedule_half=schedule())
     (source / "tests").mkdir()
+    (source / "tests" / "__init__.py").write_text("")  # so that pytest imports from the source folder
     (source / "tests" / "test_mine.py").write_text(
         "import mine\n\ndef test_it_is_the_wheel():\n    assert 'site-packages' in mine.__path__[0]\n"
         "\ndef test_more():\n    assert 1 == 2, 'one is not two'\n"
@@ -171,7 +177,8 @@ def test_its_own_tests_decide_and_are_run_with_the_wheel(tmp_path: Path) -> None
 
 
 @pytest.mark.slow
-def test_an_interrupted_test_leaves_nothing_behind(tmp_path: Path) -> None:
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_an_interrupted_test_leaves_nothing_behind(number: signal.Signals, tmp_path: Path) -> None:
     source = plugin(tmp_path / "mine", schedule_a=schedule(), schedule_slow=schedule("__import__('time').sleep(99)"))
     temporary = tmp_path / "temporary"
     temporary.mkdir()
@@ -181,7 +188,7 @@ def test_an_interrupted_test_leaves_nothing_behind(tmp_path: Path) -> None:
         assert process.stdout is not None
         lines = [process.stdout.readline() for _ in range(2)]
         assert "schedule/a" in lines[1]
-        process.send_signal(signal.SIGINT)
+        process.send_signal(number)
         assert process.wait(60) == 130
     assert not list(temporary.iterdir())
 
@@ -206,6 +213,13 @@ def test_without_pytest_the_remedy_is_named(monkeypatch: pytest.MonkeyPatch) -> 
     answer = CliRunner().invoke(main, ["plugins", "test", "nanogpt-kit"])
     assert isinstance(answer.exception, KitError)
     assert str(answer.exception) == 'no_such_pytest is not installed: pip install "nanogpt-kit[test]"'
+
+
+def test_a_path_with_an_equals_sign_is_a_target(tmp_path: Path) -> None:
+    folder = tmp_path / "lr=1"
+    folder.mkdir()
+    answer = CliRunner().invoke(main, ["plugins", "test", str(folder)])
+    assert "lr=1: a folder without pyproject.toml" in str(answer.exception)
 
 
 def test_options_belong_to_one_target() -> None:

@@ -70,14 +70,19 @@ def test_wrong_options_are_named() -> None:
 # The target
 
 
-def test_an_unknown_target_is_refused_with_what_a_target_is(tmp_path: Path) -> None:
+def test_an_unknown_target_is_refused_with_what_a_target_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(KitError, match=r"no distribution 'nanogpt_kt' is installed.*'nanogpt-kit'.*a wheel"):
         find_target("nanogpt_kt", trust_code=False)
     for name in ("gone.whl", "gone.py", "folder/gone"):
-        with pytest.raises(KitError, match=rf"{name}: not a file that exists; expected .* a component file"):
+        with pytest.raises(KitError, match=rf"{name}: not found; expected .* a component file"):
             find_target(name, trust_code=False)
     with pytest.raises(KitError, match=r"a folder without pyproject\.toml"):
         find_target(str(tmp_path), trust_code=False)
+    sdist = tmp_path / "mine-1.0.tar.gz"
+    sdist.write_bytes(b"")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(KitError, match=r"mine-1\.0\.tar\.gz: not a wheel; expected .* a source folder"):
+        find_target(sdist.name, trust_code=False)
     damaged = tmp_path / "damaged-1.0-py3-none-any.whl"
     damaged.write_bytes(b"PK")
     with pytest.raises(KitError, match=r"damaged-1\.0-py3-none-any\.whl is not a wheel"):

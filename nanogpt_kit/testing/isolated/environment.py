@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -15,10 +16,12 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
+from types import FrameType
 
 from nanogpt_kit import __version__
 from nanogpt_kit.core.errors import KitError
 from nanogpt_kit.core.requirements import KIT_DISTRIBUTION
+from nanogpt_kit.system.signals import available_signals
 
 KEPT_VERSIONS = ("torch",)  # what must not change when a missing library is installed: it is what the command runs with
 ERROR_LINE = re.compile(r"\s*(ERROR|[\w.]*Error): ")  # of pip, or of a build backend; hints follow
@@ -98,7 +101,7 @@ def run_pip(words: Sequence[str], cwd: Path | None = None) -> None:
     done = subprocess.run([sys.executable, "-m", "pip", *words], cwd=cwd, capture_output=True, text=True)
     if done.returncode:
         if "No module named pip" in done.stderr:
-            raise KitError('pip is missing: pip install "nanogpt-kit[test]"')
+            raise KitError(f"pip is missing: {shlex.quote(sys.executable)} -m ensurepip")
         lines = [line for line in (done.stdout + done.stderr).splitlines() if line.strip()]
         errors = [line for line in lines if ERROR_LINE.match(line)] or lines or ["no message"]
         raise KitError(f"pip failed: {errors[-1].strip()}")
@@ -117,7 +120,7 @@ def kill_session(process: subprocess.Popen[bytes]) -> None:
 @contextmanager
 def isolated_environment() -> Iterator[IsolatedEnvironment]:
     """A new one, which has what the command itself can import, in the same order, and nothing else."""
-    with tempfile.TemporaryDirectory(prefix="ngk-", ignore_cleanup_errors=True) as name:
+    with interrupts(), tempfile.TemporaryDirectory(prefix="ngk-", ignore_cleanup_errors=True) as name:
         folder = Path(name).resolve()
         for part in ("work", "tmp", "state"):
             (folder / part).mkdir()
@@ -130,6 +133,21 @@ def isolated_environment() -> Iterator[IsolatedEnvironment]:
         site = Path(sysconfig.get_path("purelib", "venv", variables))
         (site / SEEN_FROM).write_text("".join(lines), encoding="utf-8")
         yield IsolatedEnvironment(folder, Path(context.env_exe))
+
+
+@contextmanager
+def interrupts() -> Iterator[None]:
+    """While entered, SIGTERM and SIGHUP raise KeyboardInterrupt, as SIGINT does: nothing is left behind."""
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        raise KeyboardInterrupt(signal.Signals(number).name)
+
+    previous = {number: signal.signal(number, stop) for number in available_signals(("SIGTERM", "SIGHUP"))}
+    try:
+        yield
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
 
 
 def is_of_python(path: str) -> bool:

@@ -64,7 +64,7 @@ class TargetRunner:
         modules = [] if self.target.file else self.target.conformance_modules
         for tests in [str(self.target.tests)] if self.target.tests else modules:
             file = self.new_file()
-            ended = self.run(file, "own", tests)
+            ended = self.run(file, "own", tests, *self.target.packages)
             events = Events.read(file)
             suites = {line["name"]: OwnSuite(line, Outcome("")) for line in events.of("suite")}
             for test, suite, outcome, message in events.tests():

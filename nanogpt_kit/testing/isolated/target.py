@@ -45,10 +45,15 @@ class Target:
     content: str = ""  # SHA-256 of it
 
     @property
+    def packages(self) -> list[str]:
+        """Those that have its components."""
+        modules = (component.target.partition(":")[0] for component in self.components)
+        return sorted({module.partition(".")[0] for module in modules if module})
+
+    @property
     def conformance_modules(self) -> list[str]:
         """Where its packages may have the suites of their components."""
-        modules = (component.target.partition(":")[0] for component in self.components)
-        return sorted({f"{module.partition('.')[0]}.{CONFORMANCE}" for module in modules if module})
+        return [f"{package}.{CONFORMANCE}" for package in self.packages]
 
 
 def find_target(text: str, trust_code: bool) -> Target:
@@ -61,8 +66,8 @@ def find_target(text: str, trust_code: bool) -> Target:
     if (path / "pyproject.toml").is_file():
         tests = path.resolve() / "tests"
         return Target(text, "", "", (), tests=tests if tests.is_dir() else None, source=path.resolve())
-    if path.suffix in (".py", ".whl") or path.is_dir() or len(path.parts) > 1:
-        what = "a folder without pyproject.toml" if path.is_dir() else "not a file that exists"
+    if path.suffix in (".py", ".whl") or path.exists() or len(path.parts) > 1:
+        what = "a folder without pyproject.toml" if path.is_dir() else "not a wheel" if path.exists() else "not found"
         raise KitError(f"{text}: {what}; expected a distribution's name, a wheel, a source folder or a component file")
     try:
         return target_of_distribution(text, metadata.distribution(text))

@@ -15,5 +15,5 @@ BASE = ["model.n_layer=3", "model.n_head=4", "model.n_embd=128", "model.block_si
 @pytest.mark.parametrize("name", ["lora_shakespeare", "full_shakespeare"])
 def test_an_experiment_takes_two_steps(name: str, tmp_path: Path) -> None:
     train_briefly(tmp_path, "name=quickstart", *BASE, "train.steps=1")
-    sizes = ["model.n_layer=3", "model.n_head=4", "model.n_embd=128"] if name.startswith("full") else []
+    sizes = BASE[:4] if name.startswith("full") else []
     train_briefly(tmp_path, *sizes, "train.steps=2", experiment=EXPERIMENTS / f"{name}.toml")

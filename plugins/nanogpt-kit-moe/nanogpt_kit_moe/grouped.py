@@ -47,7 +47,6 @@ def product(x: Tensor, weight: Tensor, bias: Tensor | None, ends: Tensor) -> Ten
     return y
 
 
-@torch.library.register_fake(FORWARD)
 def product_shape(x: Tensor, weight: Tensor, bias: Tensor | None, ends: Tensor) -> Tensor:
     return x.new_empty(x.size(0), weight.size(1))
 
@@ -66,7 +65,6 @@ def product_gradients(
     return of_x, of_weight, of_bias
 
 
-@torch.library.register_fake(BACKWARD)
 def gradient_shapes(
     gradient: Tensor, x: Tensor, weight: Tensor, ends: Tensor, has_bias: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
@@ -86,4 +84,6 @@ def backward_of_product(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]
     return of_x, of_weight, of_bias if ctx.has_bias else None, None
 
 
+torch.library.register_fake(FORWARD, product_shape)
+torch.library.register_fake(BACKWARD, gradient_shapes)
 torch.library.register_autograd(FORWARD, backward_of_product, setup_context=save_inputs)
