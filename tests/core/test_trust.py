@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from nanogpt_kit.core import registry, trust
+from nanogpt_kit.core import local_component, trust
 from nanogpt_kit.core.errors import KitError
 from nanogpt_kit.core.experiment import Experiment
 
@@ -63,7 +63,7 @@ def refused(canary: Path) -> Callable[..., str]:
 
 @pytest.fixture(autouse=True)
 def nothing_loaded_before() -> Iterator[None]:
-    registry.execute_component_file.cache_clear()
+    local_component.execute_component_file.cache_clear()
     before = set(sys.modules)
     yield
     for module in set(sys.modules) - before:
@@ -89,7 +89,7 @@ def test_all_files_that_never_ran_are_named_before_any_is_executed(
     (tmp_path / "a.py").write_text("1")
     (tmp_path / "b.py").write_text("2")
     path.write_text(path.read_text().replace("['mine.py']", "['mine.py', 'a.py', 'b.py']"))
-    registry.execute_component_file.cache_clear()
+    local_component.execute_component_file.cache_clear()
     message = refused(path)
     assert "a.py" in message
     assert "b.py" in message
@@ -179,7 +179,7 @@ def test_the_file_of_consents_is_private_and_names_each_file(write: Callable[...
     assert trust.trusted_hashes_file().stat().st_mode & 0o777 == 0o600
     (line,) = trust.trusted_hashes_file().read_text().splitlines()
     content, _, path = line.partition(" ")
-    assert content == registry.hashlib.sha256((tmp_path / "mine.py").read_bytes()).hexdigest()
+    assert content == local_component.hashlib.sha256((tmp_path / "mine.py").read_bytes()).hexdigest()
     assert json.loads(path) == str(tmp_path / "mine.py")
 
 
@@ -255,7 +255,7 @@ def test_a_component_file_is_a_regular_file(odd: str, tiny: Path, tmp_path: Path
         path.mkdir()
     elif odd == "large":
         with path.open("wb") as file:
-            file.truncate(registry.MAX_SOURCE_BYTES + 1)
+            file.truncate(local_component.MAX_SOURCE_BYTES + 1)
     name = r'["od\u0000d.py"]' if odd == "nul" else '["odd.py"]'
     tiny.write_text(f"components = {name}\n{tiny.read_text()}")
     with pytest.raises(KitError, match=r"tiny\.toml:1: components: component file .* cannot be read: "):
