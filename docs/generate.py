@@ -5,8 +5,6 @@ A block stands between `<!-- KIND: ARGUMENTS -->` and `<!-- end -->`; its kinds 
 
 from __future__ import annotations
 
-import ast
-import dataclasses
 import importlib
 import inspect
 import json
@@ -15,41 +13,31 @@ import sys
 import typing
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
-import tomli
 from click.testing import CliRunner
 
 sys.path.append(str(Path(__file__).parent))
+from api_blocks import api_block
 from kind_blocks import example_block, interface_block, suite_block
+from markdown_tables import table
+from plugin_blocks import listed_block, plugins_block
 
-from nanogpt_kit import __version__, api
+from nanogpt_kit import api
 from nanogpt_kit.cli import main as command_line
 from nanogpt_kit.core import kinds
-from nanogpt_kit.core.class_source import first_sentence
 from nanogpt_kit.core.describe import OptionDescription, describe_options
-from nanogpt_kit.core.entry import GROUP, Entry
+from nanogpt_kit.core.entry import Entry
 from nanogpt_kit.core.experiment import Experiment
 from nanogpt_kit.core.hooks import RunHooks
-from nanogpt_kit.core.options import Component, Options
+from nanogpt_kit.core.options import Options
 from nanogpt_kit.core.registry import Registry
 from nanogpt_kit.core.requirements import KIT_DISTRIBUTION
 from nanogpt_kit.core.shipped import read_header, shipped_experiments
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").rglob("*.md")])
-LISTED = ROOT / "docs" / "plugins.toml"
 BLOCK = re.compile(r"(?P<start><!-- (?P<kind>[a-z]+): (?P<arguments>[^>]*?) -->\n).*?(?P<end><!-- end -->)", re.DOTALL)
 OTHER_TABLES: dict[str, type[Options]] = {"experiment": Experiment, "optimizer.group": kinds.ParameterGroup}
-STARS = {inspect.Parameter.VAR_POSITIONAL: "*", inspect.Parameter.VAR_KEYWORD: "**"}
-OTHER_NAMES = {  # of the api, without a docstring of ours
-    "Document": "What a dataset yields: a text, or a `MarkedText`.",
-    "Field": "The default, bounds and description of an option: pydantic's.",
-    "Layered": "The type of an option that takes one component, or a list that is repeated over the layers.",
-    "PathStr": "The type of an option that is a path: `~` and environment variables are replaced.",
-    "hookimpl": "Marks the methods of a callback that implement hooks: pluggy's.",
-    "model_validator": "Marks a method that checks options that depend on each other: pydantic's.",
-}
 HELP_WIDTH = 100  # columns of the help texts
 # Lines of the base classes that tell the author of a component nothing
 INTERNAL = re.compile(
@@ -57,15 +45,6 @@ INTERNAL = re.compile(
     r"|^    (@.*\n    )*def (_[a-z]|__init_subclass__).*\n(^(        .*|    \).*)\n|^\n)*",
     re.MULTILINE,
 )
-
-
-def cell(text: object) -> str:
-    return re.sub(r"\s+", " ", str(text)).replace("|", "\\|")
-
-
-def table(header: list[str], rows: list[list[object]]) -> str:
-    lines = [header, ["---"] * len(header), *([cell(value) for value in row] for row in rows)]
-    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 
 def default_text(option: OptionDescription) -> str:
@@ -162,105 +141,6 @@ def experiments_block(_: str) -> str:
         header = read_header(path)
         rows.append([f"[`{name}`](../experiments/{path.name})", header.purpose, header.expected])
     return table(["name", "what it is", "what to expect"], rows)
-
-
-def api_block(names: str) -> str:
-    """A line for each of these names of the api: `PAGE: NAME NAME; PAGE: NAME`; PAGE may be `kinds`."""
-    rows: list[list[object]] = []
-    for group in names.split("; "):
-        page, _, listed = group.partition(": ")
-        for name in listed.split():
-            where = f"kinds/{kind_of(name)}" if page == "kinds" else page
-            rows.append([f"`{api_signature(name)}`", api_summary(name), f"[{where}]({where}.md)"])
-    return table(["name", "what it is", "page"], rows)
-
-
-def kind_of(name: str) -> str:
-    (kind,) = [kind for kind, base in kinds.KINDS.items() if base is getattr(api, name)]
-    return kind
-
-
-def api_signature(name: str) -> str:
-    """How a name is used: the methods that a component has to implement, the fields of a context, or the arguments."""
-    value = getattr(api, name)
-    if inspect.isclass(value) and issubclass(value, Component):
-        required = sorted(getattr(value, "__abstractmethods__", ()))
-        methods = [f"{method}({', '.join(arguments_of(getattr(value, method)))})" for method in required]
-        return f"{name}: {', '.join(methods)}" if methods else name
-    if dataclasses.is_dataclass(value):
-        return f"{name}({', '.join(field.name for field in dataclasses.fields(value))})"
-    if is_of_kit(value) and (inspect.isfunction(value) or "__init__" in vars(value)) and not is_protocol(value):
-        return f"{name}({', '.join(arguments_of(value))})"
-    return name
-
-
-def arguments_of(function: Any) -> list[str]:
-    if isinstance(function, property):
-        return []
-    parameters = [one for one in inspect.signature(function).parameters.values() if one.name != "self"]
-    return [STARS.get(one.kind, "") + one.name for one in parameters]
-
-
-def is_of_kit(value: Any) -> bool:
-    return str(getattr(value, "__module__", "")).startswith("nanogpt_kit")
-
-
-def is_protocol(value: Any) -> bool:
-    return bool(getattr(value, "_is_protocol", False))
-
-
-def api_summary(name: str) -> str:
-    """The first sentence of its docstring; of what has none, what is written here."""
-    value = getattr(api, name)
-    is_documented = is_of_kit(value) and (inspect.isclass(value) or inspect.isfunction(value))
-    return first_sentence(inspect.getdoc(value) or "") if is_documented else OTHER_NAMES[name]
-
-
-def plugins_block(_: str) -> str:
-    """Each distribution below plugins/: its components and verbs, by its metadata and the docstrings of its modules."""
-    parts = []
-    for project_file in sorted((ROOT / "plugins").glob("*/pyproject.toml")):
-        project = tomli.loads(project_file.read_text(encoding="utf-8"))["project"]
-        groups = {group.removeprefix(GROUP): points for group, points in project["entry-points"].items()}
-        rows = [
-            plugin_row(project_file.parent, kind, name, target)
-            for kind, points in sorted(groups.items())
-            for name, target in sorted(points.items())
-        ]
-        page = f"[README](../plugins/{project_file.parent.name}/README.md)"
-        tested = f"Version {project['version']}, tested with nanogpt-kit {__version__}: {page}."
-        header = ["kind", "name", "what it is", "source"]
-        parts.append(f"### {project['name']}\n\n{project['description']} {tested}\n\n{table(header, rows)}")
-    return "\n".join(parts)
-
-
-def plugin_row(folder: Path, kind: str, name: str, target: str) -> list[object]:
-    """From the docstring of the module, which is not imported: its libraries need not be installed."""
-    module = folder / target.partition(":")[0].replace(".", "/")
-    file = next(path for path in (module.with_suffix(".py"), module / "__init__.py") if path.is_file())
-    docstring = ast.get_docstring(ast.parse(file.read_text(encoding="utf-8"))) or ""
-    text, _, source = docstring.partition("\nSource:")
-    paragraph = re.sub(r"\s+", " ", text.strip().partition("\n\n")[0])
-    sentence = re.match(r".*?\.(?= |$)|.*", paragraph)
-    assert sentence, "a pattern that matches any text"
-    return [f"`{kind}`", f"`{name}`", sentence[0], source.partition("\n\n")[0].strip().rstrip(".")]
-
-
-def listed_block(_: str) -> str:
-    """The entries of docs/plugins.toml."""
-    plugins = tomli.loads(LISTED.read_text(encoding="utf-8")).get("plugin", [])
-    rows: list[list[object]] = [
-        [
-            f"[{plugin['distribution']}]({plugin['page']})",
-            ", ".join(f"`{component}`" for component in plugin["components"]),
-            plugin["sentence"],
-            plugin["source"],
-            plugin["tested_with"],
-        ]
-        for plugin in sorted(plugins, key=lambda plugin: plugin["distribution"])
-    ]
-    header = ["distribution", "components", "what it is", "source", "tested with"]
-    return table(header, rows) if rows else "No distribution of others is listed yet.\n"
 
 
 BLOCKS: dict[str, Callable[[str], str]] = {
