@@ -28,6 +28,7 @@ from nanogpt_kit.core.errors import shorten
 from nanogpt_kit.core.isolated_process import OUTPUT, READY, REQUEST, RESULT, TRACE
 from nanogpt_kit.core.options import Component
 from nanogpt_kit.system.folders import available_cores
+from nanogpt_kit.system.process_session import kill_session
 
 IMPORT_SECONDS = 10.0  # limit of an import by default
 START_SECONDS = 120.0  # limit of what comes before it: a machine may be busy, and torch on a slow disk
@@ -115,7 +116,7 @@ class IsolatedProcess:
             self.is_ready, self.deadline = True, time.monotonic() + self.seconds + GRACE_SECONDS
         has_ended = self.process.poll() is not None
         if has_ended or time.monotonic() > self.deadline:
-            self.stop()
+            kill_session(self.process)
             self.result = self.read_result(has_ended)
             shutil.rmtree(self.folder, ignore_errors=True)
 
@@ -140,17 +141,8 @@ class IsolatedProcess:
             return (self.folder / name).read_bytes()[: 4 * MAX_OUTPUT].decode("utf-8", "backslashreplace")
         return ""
 
-    def stop(self) -> None:
-        """Kills the process and all that it has started."""
-        with contextlib.suppress(OSError):
-            if hasattr(os, "killpg"):
-                os.killpg(self.process.pid, signal.SIGKILL)
-        if self.process.poll() is None:
-            self.process.kill()
-        self.process.wait()
-
     def end(self) -> None:
-        self.stop()
+        kill_session(self.process)
         shutil.rmtree(self.folder, ignore_errors=True)
 
 

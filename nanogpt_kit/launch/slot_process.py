@@ -14,6 +14,7 @@ from nanogpt_kit.launch.processes import PARENT, import_path, kit_command
 from nanogpt_kit.launch.slots import MachineSlot
 from nanogpt_kit.runs.record import Unreadable
 from nanogpt_kit.runs.status import Failure
+from nanogpt_kit.system.process_session import kill_session
 
 LOG_TAIL_BYTES = 20_000  # of a process's log, in which its last line is looked for
 
@@ -50,12 +51,7 @@ class SlotProcess:
 
     def kill(self) -> None:
         """Kills the process and those that it started."""
-        with suppress(ProcessLookupError):
-            if hasattr(os, "killpg"):
-                os.killpg(self.process.pid, signal.SIGKILL)  # it leads its session
-            else:
-                self.process.kill()
-        self.process.wait()
+        kill_session(self.process)
 
     def failure(self) -> Failure | None:
         """The record that the process left when it failed; None if there is none."""

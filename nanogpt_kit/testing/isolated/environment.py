@@ -12,7 +12,7 @@ import sysconfig
 import tempfile
 import venv
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -21,6 +21,7 @@ from types import FrameType
 from nanogpt_kit import __version__
 from nanogpt_kit.core.errors import KitError
 from nanogpt_kit.core.requirements import KIT_DISTRIBUTION
+from nanogpt_kit.system.process_session import kill_session
 from nanogpt_kit.system.signals import available_signals
 
 KEPT_VERSIONS = ("torch",)  # what must not change when a missing library is installed: it is what the command runs with
@@ -105,16 +106,6 @@ def run_pip(words: Sequence[str], cwd: Path | None = None) -> None:
         lines = [line for line in (done.stdout + done.stderr).splitlines() if line.strip()]
         errors = [line for line in lines if ERROR_LINE.match(line)] or lines or ["no message"]
         raise KitError(f"pip failed: {errors[-1].strip()}")
-
-
-def kill_session(process: subprocess.Popen[bytes]) -> None:
-    """Kills the process and those that it started."""
-    with suppress(ProcessLookupError, PermissionError):
-        if hasattr(os, "killpg"):
-            os.killpg(process.pid, signal.SIGKILL)  # it leads its session
-        else:
-            process.kill()
-    process.wait()
 
 
 @contextmanager
