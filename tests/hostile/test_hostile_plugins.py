@@ -176,11 +176,9 @@ def test_a_description_that_is_no_string_is_shown(install: Install, command: Com
     assert "size = 3" in answer.out
 
 
-@pytest.mark.parametrize(
-    "points", [b"[nanogpt_kit.norm]\nx = y:\xff\n", b"[nanogpt_kit.norm]\nno pair\n[open\n"], ids=["bytes", "lines"]
-)
-def test_damaged_entry_points_harm_nothing_else(points: bytes, tiny: Path, tmp_path: Path, install: Install) -> None:
-    install("hostile-points", points)
+def test_damaged_entry_points_harm_nothing_else(tiny: Path, tmp_path: Path, install: Install) -> None:
+    install("hostile-bytes", b"[nanogpt_kit.norm]\nx = y:\xff\n")
+    install("hostile-lines", b"[nanogpt_kit.norm]\nno pair\n[open\n")
     answer = run_in_process(tmp_path / "site", "check", tiny)  # imports pydantic and torch, which read them, too
     assert (answer.returncode, answer.stderr) == (0, "")
 
