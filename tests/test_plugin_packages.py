@@ -105,6 +105,7 @@ def test_a_plugin_is_complete(file: Path) -> None:
     assert project["name"] == folder.name
     assert (package_of(file) / "py.typed").is_file()
     assert (folder / "README.md").is_file()
+    assert (folder / "LICENSE").read_bytes() == (ROOT / "LICENSE").read_bytes()
     assert list((folder / "tests").glob("test_*.py")), "it has no tests"
     assert list((folder / "experiments").glob("*.toml")), "it has no experiment that shows it"
     assert project["description"].endswith(".")

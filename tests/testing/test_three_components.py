@@ -80,7 +80,8 @@ def test_together_they_are_as_many_lines_as_the_page_says() -> None:
 
 def test_the_suites_of_the_page_pass_by_its_command(files: Path) -> None:
     (line,) = [line for block in blocks("sh") for line in block.splitlines() if line.startswith("python -m pytest")]
-    words = ["-q", "-W", "error", "-p", "no:cacheprovider", "-k", "not compiled", *line.replace('"not slow"', "not_slow").split()[3:]]
+    further = ["-q", "-W", "error", "-p", "no:cacheprovider", "-k", "not compiled"]
+    words = [*further, *line.replace('"not slow"', "not_slow").split()[3:]]
     command = [sys.executable, "-m", "pytest", *(word.replace("not_slow", "not slow") for word in words)]
     done = subprocess.run(command, cwd=files, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
