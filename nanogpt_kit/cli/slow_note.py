@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 import sys
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import click
+
+from nanogpt_kit.system.late_call import call_if_slow
 
 PATIENCE_SECONDS = 1.5  # importing torch takes one second of an idle core
 
@@ -18,10 +20,5 @@ def note_if_slow(text: str, seconds: float = PATIENCE_SECONDS) -> Iterator[None]
     if not (sys.stderr and sys.stderr.isatty()):
         yield
         return
-    timer = threading.Timer(seconds, click.echo, [text], {"err": True})
-    timer.daemon = True
-    timer.start()
-    try:
+    with call_if_slow(seconds, functools.partial(click.echo, text, err=True)):
         yield
-    finally:
-        timer.cancel()

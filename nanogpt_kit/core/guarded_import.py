@@ -17,6 +17,7 @@ from typing import Any, ParamSpec, TypeVar
 
 from nanogpt_kit.core.errors import KitError
 from nanogpt_kit.system import signals
+from nanogpt_kit.system.late_call import call_if_slow
 
 logger = logging.getLogger(__name__)
 
@@ -40,7 +41,7 @@ def import_plugin(module: str, label: str) -> ModuleType:
         with suppress(Exception):  # without a standard error
             faulthandler.enable(all_threads=False)
     try:
-        with announced(label), exits_raised():
+        with call_if_slow(PATIENCE_SECONDS, logger.info, "importing %s", label), exits_as_exceptions():
             return in_named_frame(importlib.import_module, label)(module)
     except SystemExit as error:
         raise FailedImport(f"SystemExit: {error}" if str(error) else "SystemExit") from error
@@ -61,16 +62,16 @@ def name_frame(owner: type, method: str, label: str) -> None:
     """Replaces a method of a class by one that is called from a frame named `label`, unless that was done before."""
     function = getattr(owner, method, None)
     if inspect.isfunction(function) and function.__code__.co_filename != label:
-        setattr(owner, method, in_named_frame(raises_exits(function, label), label))
+        setattr(owner, method, in_named_frame(with_exits_as_faults(function, label), label))
 
 
-def raises_exits(function: Callable[P, R], label: str) -> Callable[P, R]:
+def with_exits_as_faults(function: Callable[P, R], label: str) -> Callable[P, R]:
     """The same function, whose exits of the process become KitErrors: a run would end without a message."""
 
     @functools.wraps(function)
     def call(*args: P.args, **kwargs: P.kwargs) -> R:
         try:
-            with exits_raised():
+            with exits_as_exceptions():
                 return function(*args, **kwargs)
         except SystemExit as error:
             raise KitError(f"{label}: its {function.__name__} exits: SystemExit: {error}") from error
@@ -79,19 +80,7 @@ def raises_exits(function: Callable[P, R], label: str) -> Callable[P, R]:
 
 
 @contextmanager
-def announced(label: str) -> Iterator[None]:
-    """Logs what is being imported once the block has taken PATIENCE_SECONDS."""
-    timer = threading.Timer(PATIENCE_SECONDS, logger.info, ["importing %s", label])
-    timer.daemon = True
-    timer.start()
-    try:
-        yield
-    finally:
-        timer.cancel()
-
-
-@contextmanager
-def exits_raised() -> Iterator[None]:
+def exits_as_exceptions() -> Iterator[None]:
     """Turns calls of os._exit into SystemExit; those of child processes, which copy this one, remain what they are."""
     exit_now, process = os._exit, os.getpid()
 
