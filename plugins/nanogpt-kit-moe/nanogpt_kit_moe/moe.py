@@ -41,7 +41,7 @@ class MoE(MLP):
     )
     balance: float = Field(0.01, ge=0, description="weight of the loss that balances the experts' loads")
     z_loss: float = Field(0.001, ge=0, description="weight of the loss that keeps the router's logits small")
-    log_loads: bool = Field(True, description="metrics of the fraction of the tokens that each expert computes")
+    log_loads: bool = Field(True, description="metrics of each expert's fraction of the choices of experts by tokens")
 
     @model_validator(mode="after")
     def _routing_can_be_learned(self) -> Self:
