@@ -8,6 +8,7 @@ session own EVENTS TESTS PACKAGE...   the tests that the target brings, a folder
 from __future__ import annotations
 
 import importlib.util
+import os
 import sys
 from pathlib import Path
 
@@ -51,7 +52,11 @@ def run_component(recorder: Recorder) -> int:
 
 
 def run_module(recorder: Recorder, name: str) -> int:
-    """The tests of an installed module, without the configuration of a project whose folder has the environment."""
+    """The suites of an installed module, without the configuration of a project whose folder has the environment.
+
+    Also without the plugins of pytest that are installed: suites use none, and some take seconds to import.
+    """
+    os.environ["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"
     options = Path("pytest.ini")
     options.write_text(OPTIONS, encoding="utf-8")
     return int(pytest.main([*QUIET, "-c", str(options), *NOT_SLOW, "--pyargs", name], plugins=[recorder]))
