@@ -55,6 +55,7 @@ def kit(*words: object) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, cwd=os.environ["PYTHONPATH"].split(os.pathsep)[0])
 
 
+@pytest.mark.slow
 def test_installed_plugins_work_and_a_broken_one_breaks_only_who_names_it(tiny: Path, installed: Path) -> None:
     listed = kit("plugins", "list", "--json")
     assert listed.returncode == 0
