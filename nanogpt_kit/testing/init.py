@@ -39,7 +39,7 @@ class InitConformance(ComponentConformance):
     untouched: ClassVar[tuple[str, ...]] = ()  # patterns of names, as of a shell, of weights that it leaves as built
 
     def model_of(self, parts: Mapping[str, Any]) -> Model:
-        """The model to initialize. One other than gpt takes those parts that it has, none by turns."""
+        """The model to initialize. One other than gpt takes those parts that it has, and no lists of parts."""
         own = dict(self.model)
         model: type[Model] = Registry.installed().load(Model, use := own.pop("use", "gpt"))
         options = {**SIZES, **parts}

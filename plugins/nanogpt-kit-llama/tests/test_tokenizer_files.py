@@ -81,7 +81,7 @@ def test_a_tokenizer_json_is_written_as_it_was_read(tmp_path: Path) -> None:
 
 
 class Upper(Encoder):
-    """Letters, which are no bytes of other text."""
+    """Letters, which are not the bytes of other text."""
 
     vocab_size, eot_id = 26, 0
 

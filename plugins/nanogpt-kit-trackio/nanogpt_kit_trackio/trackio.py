@@ -43,7 +43,7 @@ class Tracker:
     @hookimpl
     def run_started(self, run: LiveRun) -> None:
         command = [sys.executable, "-P", "-m", "nanogpt_kit_trackio.writer", str(run.path), self.options.project]
-        # A session of its own, so that Ctrl-C does not reach it, and a kill of the run's process group neither
+        # A separate session, so that Ctrl-C does not reach it, and a kill of the run's process group neither
         self.process = subprocess.Popen(
             command,
             stdin=subprocess.PIPE,

@@ -12,7 +12,7 @@ from nanogpt_kit.api import Callback, Field, LiveRun, hookimpl
 
 
 class CSVLog(Callback):
-    is_tracker = True  # an error of its own never ends a run
+    is_tracker = True  # its errors never end a run
     columns: tuple[str, ...] = Field(("train/loss", "optim/lr"), description="metrics that are written, one a column")
 
     def build(self, run: LiveRun) -> object:
