@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import os
 import platform
+import re
 import shutil
 import sys
 import warnings
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -19,6 +22,8 @@ from nanogpt_kit.nn.compiler import compiler_obstacle
 from nanogpt_kit.system.folders import available_cores
 from nanogpt_kit.train.memory import free_bytes
 from nanogpt_kit.train.precision import Precision, choose_device
+
+CPU_INFO = Path("/proc/cpuinfo")
 
 
 @dataclass(frozen=True)
@@ -73,7 +78,7 @@ def software() -> Iterator[Fact]:
 
 
 def processor() -> Iterator[Fact]:
-    name = str(torch.cpu.get_capabilities().get("cpu_name") or platform.processor() or "unknown processor")
+    name = processor_name()
     cores, usable = os.cpu_count(), len(available_cores())
     text = f"{name}, {cores} cores, {usable} available to this process"
     yield Fact("cpu", text, values={"name": name, "cores": cores, "usable_cores": usable})
@@ -88,6 +93,16 @@ def processor() -> Iterator[Fact]:
         text = "spin, so two runs at once stall each other; set OMP_WAIT_POLICY=passive"
     text += f" (OMP_WAIT_POLICY is {policy or 'not set'})"
     yield Fact("waiting threads", text, values={"OMP_WAIT_POLICY": policy})
+
+
+def processor_name() -> str:
+    """The model of the CPU, with what distinguishes generations of one name where Linux says so."""
+    name = str(torch.cpu.get_capabilities().get("cpu_name") or platform.processor() or "unknown processor")
+    with suppress(OSError):
+        values = dict(re.findall(r"^(cpu family|model)\s*: (\d+)$", CPU_INFO.read_text(encoding="utf-8"), re.MULTILINE))
+        if len(values) == 2:
+            return f"{name} (family {values['cpu family']}, model {values['model']})"
+    return name
 
 
 def memory() -> Iterator[Fact]:

@@ -14,6 +14,7 @@ from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from multiprocessing import get_context
 from typing import Any
 
@@ -61,28 +62,42 @@ def time_alternating(loaders: Sequence[Callable[[], Experiment]], rounds: int, s
     Raises KitError and RunFailed as a run would.
     """
     with ExitStack() as stack:
-        stack.enter_context(without_current_folder_on_path())
-        processes: Any = {"mp_context": get_context("spawn"), "initializer": init_worker, "initargs": (os.getpid(),)}
-        workers = [stack.enter_context(ProcessPoolExecutor(1, **processes)) for _ in loaders]
-        stack.enter_context(report_killed_worker())
+        workers = start_workers(stack, len(loaders))
         timings: list[Timing] = []
         for worker, load in zip(workers, loaders, strict=True):
             logger.info(
                 "preparing %d of %d (compiling, where it is on, takes a minute)", len(timings) + 1, len(loaders)
             )
             timings.append(worker.submit(prepare_worker, load, seconds).result())
-        for index in range(rounds):
-            turns = list(zip(workers, timings, strict=True))
-            for worker, timing in turns if index % 2 == 0 else reversed(turns):
-                spent = worker.submit(time_steps, timing.steps).result()
-                timing.rounds.append(timing.steps * timing.facts["step_tokens"] / spent)
-            speeds = ", ".join(f"{timing.rounds[-1]:,.0f}" for timing in timings)
-            logger.info("round %d of %d: %s tokens/s", index + 1, rounds, speeds)
+        timers = [partial(time_round, worker, timing) for worker, timing in zip(workers, timings, strict=True)]
+        for timing, rates in zip(timings, alternate(timers, rounds), strict=True):
+            timing.rounds = rates
         for worker, timing in zip(workers, timings, strict=True):
             step_seconds = timing.facts["step_tokens"] / timing.tokens_per_second
             count = max(3, min(100, round(PARTS_SECONDS / step_seconds)))
             timing.parts, timing.memory = worker.submit(profile_parts, count).result()
     return timings
+
+
+def start_workers(stack: ExitStack, count: int) -> list[ProcessPoolExecutor]:
+    """Worker processes that last until the stack is closed; then RunFailed is raised where one was killed."""
+    stack.enter_context(without_current_folder_on_path())
+    processes: Any = {"mp_context": get_context("spawn"), "initializer": init_worker, "initargs": (os.getpid(),)}
+    workers = [stack.enter_context(ProcessPoolExecutor(1, **processes)) for _ in range(count)]
+    stack.enter_context(report_killed_worker())
+    return workers
+
+
+def alternate(timers: Sequence[Callable[[], float]], rounds: int) -> list[list[float]]:
+    """The rates in tokens/s that each timer measures, by round; every other round calls them in reverse order."""
+    rates: list[list[float]] = [[] for _ in timers]
+    for index in range(rounds):
+        turns = list(zip(timers, rates, strict=True))
+        for timer, measured in turns if index % 2 == 0 else reversed(turns):
+            measured.append(timer())
+        speeds = ", ".join(f"{measured[-1]:,.0f}" for measured in rates)
+        logger.info("round %d of %d: %s tokens/s", index + 1, rounds, speeds)
+    return rates
 
 
 @contextmanager
@@ -120,6 +135,12 @@ def prepare_worker(load: Callable[[], Experiment], seconds: float) -> Timing:
     return Timing(_timed.facts, max(1, round(seconds / step_seconds)))
 
 
+def time_round(worker: ProcessPoolExecutor, timing: Timing) -> float:
+    """Tokens/s of one round of an experiment that a worker has prepared."""
+    spent = worker.submit(time_steps, timing.steps).result()
+    return timing.steps * float(timing.facts["step_tokens"]) / spent
+
+
 def time_steps(count: int) -> float:
     return timed_trainer().time_steps(count)
 
@@ -137,9 +158,9 @@ def timed_trainer() -> TimedTrainer:
     return _timed
 
 
-def paired_ratios(first: Timing, second: Timing) -> list[float]:
+def paired_ratios(first: Sequence[float], second: Sequence[float]) -> list[float]:
     """Ratios of tokens/s, round by round."""
-    return [a / b for a, b in zip(first.rounds, second.rounds, strict=True)]
+    return [a / b for a, b in zip(first, second, strict=True)]
 
 
 def median_interval(values: Sequence[float]) -> tuple[float, float]:

@@ -66,6 +66,7 @@ class TimedTrainer:
             "compile_since": self.trainer.compile.why,
             "choices": setup.choices(),
             "step_tokens": experiment.train.batch_tokens,
+            "micro_batch_size": self.trainer.progress.micro_batch_size,
             "peak_flops": self.peak,
             "flops_per_token": self.flops_per_token,
         }

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from nanogpt_kit.cli.candidates import experiment_candidates
+from nanogpt_kit.cli.candidates import experiment_candidates, folder_candidates
 from nanogpt_kit.cli.experiment import EXPERIMENT, OVERRIDES, TRUST, load_experiment
 from nanogpt_kit.cli.json_output import json_option, print_json
 from nanogpt_kit.cli.lines import print_lines
@@ -17,6 +17,7 @@ from nanogpt_kit.cli.paths import expand_path_argument
 from nanogpt_kit.core.errors import KitError
 
 if TYPE_CHECKING:
+    from nanogpt_kit.bench.generation import GenerationTiming
     from nanogpt_kit.bench.rounds import Timing
     from nanogpt_kit.core.experiment import Experiment
 
@@ -38,6 +39,13 @@ if TYPE_CHECKING:
 @click.option(
     "--sample", "texts", type=click.IntRange(1), metavar="N", help="Time generation instead, N texts per batch."
 )
+@click.option(
+    "--nanogpt",
+    callback=expand_path_argument,
+    metavar="DIR",
+    shell_complete=folder_candidates,
+    help="Compare with nanoGPT, timed in alternation: DIR is a checkout, whose files are executed.",
+)
 @json_option()
 @TRUST
 def bench(
@@ -47,13 +55,18 @@ def bench(
     rounds: int,
     seconds: float,
     texts: int | None,
+    nanogpt: str | None,
     as_json: bool,
     trust_code: bool,
 ) -> None:
     """Time training steps of EXPERIMENT as in a run: tokens/s, the parts of a step, MFU, memory.
 
-    With --sample, time the generation of N texts of sample.max_new_tokens tokens, and compare it with the memory
-    bandwidth.
+    With --sample, time the generation of N texts of sample.max_new_tokens tokens, and compare it with the rate at
+    which memory is read.
+
+    With --nanogpt, print a row of a table in Markdown: nanoGPT in a model of the same sizes, on the same tokens, in
+    fp32 on a CPU; its idle threads once asleep and once as is the default of OpenMP. With --sample as well, it
+    generates with the same weights.
 
     Reports medians over rounds, with an interval that contains the true median with 95% confidence (from 6 rounds
     on). Nothing is written except prepared data; trackers are called as in a run.
@@ -61,7 +74,14 @@ def bench(
     if math.isnan(seconds):  # FloatRange accepts it, since it compares with no bound
         raise click.BadParameter("nan is not a number of seconds.", param_hint="'--seconds'")
     experiments = [(experiment, overrides), *([(vs, ())] if vs else [])]
+    if vs and nanogpt:
+        raise KitError("--vs compares two experiments, --nanogpt an experiment with nanoGPT; choose one")
     loaded = [load_experiment(path, changes, trust_code) for path, changes in experiments]  # before any is timed
+    if nanogpt:
+        from nanogpt_kit.cli.bench_nanogpt import bench_beside_nanogpt
+
+        bench_beside_nanogpt(loaded[0], (experiment, overrides, trust_code), nanogpt, texts, rounds, seconds, as_json)
+        return
     if texts is not None:
         if vs:
             raise KitError("--vs compares training, --sample times generation; choose one")
@@ -72,7 +92,7 @@ def bench(
 
     loaders = [functools.partial(Experiment.load, path, changes, trust_code) for path, changes in experiments]
     timings = time_alternating(loaders, rounds, seconds)
-    ratios = paired_ratios(timings[0], timings[-1]) if vs else []
+    ratios = paired_ratios(timings[0].rounds, timings[-1].rounds) if vs else []
     if as_json:
         report: dict[str, Any] = {"experiment": json_of_timing(timings[0])}
         if vs:
@@ -93,32 +113,54 @@ def bench(
 
 
 def bench_generation(experiment: Experiment, texts: int, rounds: int, seconds: float, as_json: bool) -> None:
-    from nanogpt_kit.bench.generation import time_generation
+    from nanogpt_kit.bench.generation import TimedGenerator
     from nanogpt_kit.bench.rounds import median_interval
     from nanogpt_kit.data.prepare import prepare
     from nanogpt_kit.nn.uninitialized import check_model_parts
     from nanogpt_kit.train.precision import choose_device
 
     check_model_parts(experiment)
-    if not experiment.sample.max_new_tokens:
-        raise KitError("sample.max_new_tokens is 0: there is nothing to time")
+    check_tokens(experiment)
     device = choose_device(experiment.train.device)
-    timing = time_generation(experiment, prepare(experiment).encoder, device, texts, rounds, seconds)
-    used, bandwidth = statistics.median(timing.bytes_per_second), timing.copy_bytes_per_second
+    generator = TimedGenerator(experiment, prepare(experiment).encoder, device, texts, experiment.sampler)
+    timing = generator.timing([generator.time_round(seconds) for _ in range(rounds)])
     low, high = median_interval(timing.rates)
     if as_json:
-        report = {"texts": texts, "tokens": timing.tokens, "precision": timing.precision, "interval": [low, high]}
-        report |= {"tokens_per_second": statistics.median(timing.rates), "rounds": timing.rates}
-        report |= {"bytes_per_second": used, "copy_bytes_per_second": bandwidth}
-        print_json({"sample": report})
+        print_json({"sample": json_of_generation(timing)})
         return
     batch = f"batches of {texts} texts" if texts > 1 else "one text"
     print_lines(f"  {batch} of {timing.tokens} tokens, {timing.precision}")
     rate = f"{statistics.median(timing.rates):,.1f} tokens/s ({low:,.1f} to {high:,.1f}"
     print_lines(f"  {rate}, {rounds_text(rounds)})")
-    print_lines(
-        f"  {used / 1e9:,.1f} GB/s of weights and cache read; memory copies {bandwidth / 1e9:,.1f} GB/s, both ways"
-    )
+    print_lines(f"  {read_rate_text(timing)}; memory copies {timing.copy_bytes_per_second / 1e9:,.1f} GB/s, both ways")
+
+
+def check_tokens(experiment: Experiment) -> None:
+    if not experiment.sample.max_new_tokens:
+        raise KitError("sample.max_new_tokens is 0: there is nothing to time")
+
+
+def read_rate_text(timing: GenerationTiming) -> str:
+    """How fast weights and cache are read, beside the speed of memory."""
+    used, plain = statistics.median(timing.bytes_per_second) / 1e9, timing.read_bytes_per_second / 1e9
+    return f"{used:,.1f} GB/s of weights and cache read: {timing.read_fraction:.2f} of the {plain:,.1f} of a plain read"
+
+
+def json_of_generation(timing: GenerationTiming) -> dict[str, Any]:
+    from nanogpt_kit.bench.rounds import median_interval
+
+    return {
+        "texts": timing.texts,
+        "tokens": timing.tokens,
+        "precision": timing.precision,
+        "tokens_per_second": statistics.median(timing.rates),
+        "interval": median_interval(timing.rates),
+        "rounds": timing.rates,
+        "bytes_per_second": statistics.median(timing.bytes_per_second),
+        "read_bytes_per_second": timing.read_bytes_per_second,
+        "read_fraction": timing.read_fraction,
+        "copy_bytes_per_second": timing.copy_bytes_per_second,
+    }
 
 
 def rounds_text(count: int) -> str:

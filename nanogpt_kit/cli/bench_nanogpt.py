@@ -1,0 +1,163 @@
+"""`nanogpt-kit bench EXP --nanogpt DIR`: a row of the tables in docs/performance.md."""
+
+from __future__ import annotations
+
+import functools
+import statistics
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+from nanogpt_kit.cli.bench import check_tokens, json_of_generation, read_rate_text, rounds_text
+from nanogpt_kit.cli.json_output import print_json
+from nanogpt_kit.cli.lines import print_lines
+
+if TYPE_CHECKING:
+    from nanogpt_kit.bench.nanogpt_comparison import Comparison, Row
+    from nanogpt_kit.core.experiment import Experiment
+
+WAITING = {"asleep": "nanoGPT, idle threads asleep", "default": "nanoGPT, OpenMP's default"}
+
+
+def bench_beside_nanogpt(
+    experiment: Experiment,
+    source: tuple[str, tuple[str, ...], bool],
+    folder: str,
+    texts: int | None,
+    rounds: int,
+    seconds: float,
+    as_json: bool,
+) -> None:
+    """`source` is what the experiment was loaded from: its path, the overrides, whether code is trusted."""
+    from nanogpt_kit.bench.nanogpt_checkout import Checkout
+    from nanogpt_kit.bench.nanogpt_comparison import compare_generation, compare_training
+    from nanogpt_kit.nn.uninitialized import check_model_parts
+
+    checkout = Checkout.open(folder)
+    check_model_parts(experiment)
+    load = functools.partial(load_with, *source)
+    if texts is None:
+        comparison = compare_training(experiment, load, checkout, rounds, seconds)
+    else:
+        check_tokens(experiment)
+        comparison = compare_generation(experiment, load, checkout, texts, rounds, seconds)
+    if as_json:
+        print_json(json_of_comparison(comparison))
+    else:
+        print_lines("\n".join([*condition_lines(comparison), "", *table_lines(comparison), "", *remarks(comparison)]))
+
+
+def load_with(path: str, overrides: Sequence[str], trust_code: bool, more: Sequence[str]) -> Experiment:
+    from nanogpt_kit.core.experiment import Experiment
+
+    return Experiment.load(path, [*overrides, *more], trust_code)
+
+
+def condition_lines(comparison: Comparison) -> list[str]:
+    """What was measured, and on what."""
+    from nanogpt_kit.bench.machine_facts import processor_name
+
+    model = comparison.model
+    sizes = f"{model['n_layer']} layers, {model['n_head']} heads, {model['n_embd']} wide, dropout {model['dropout']:g}"
+    rounds = rounds_text(len(comparison.rows[0].rates))
+    return [
+        f"{comparison.experiment.name}: {sizes}, {work_text(comparison)}",
+        f"{processor_name()}, torch {torch_version()}, {comparison.checkout}, {datetime.now(UTC):%Y-%m-%d}",
+        f"tokens/s, medians of {rounds} by turns; medians of the ratios within a round, with their 95% interval",
+    ]
+
+
+def work_text(comparison: Comparison) -> str:
+    experiment, timing = comparison.experiment, comparison.timing
+    if timing is None:
+        windows = experiment.train.batch_tokens // experiment.model.block_size
+        return f"{windows} window{'s' * (windows > 1)} of {experiment.model.block_size} tokens a step"
+    texts = f"{timing.texts} texts" if timing.texts > 1 else "one text"
+    return f"{texts} of {timing.tokens} tokens"
+
+
+def torch_version() -> str:
+    import torch
+
+    return str(torch.__version__)
+
+
+def table_lines(comparison: Comparison) -> list[str]:
+    """A table in Markdown with one row, so that the rows of several experiments make one table."""
+    names = ["experiment", *(WAITING[row.settings] for row in comparison.theirs)]
+    cells = [f"`{comparison.experiment.name}`", *(rate_text(row) for row in comparison.theirs)]
+    for row in comparison.ours:
+        names += [row.settings, "ratio" if len(comparison.theirs) == 1 else "ratios"]
+        cells += [rate_text(row), ", ".join(map(ratio_text, comparison.ratios(row)))]
+    return [f"| {' | '.join(names)} |", f"|{'---|' * len(names)}", f"| {' | '.join(cells)} |"]
+
+
+def rate_text(row: Row) -> str:
+    rate = statistics.median(row.rates)
+    return f"{rate:,.0f}" if rate >= 100 else f"{rate:.1f}"
+
+
+def ratio_text(ratios: Sequence[float]) -> str:
+    from nanogpt_kit.bench.rounds import median_interval
+
+    low, high = median_interval(ratios)
+    return f"{statistics.median(ratios):.2f} ({low:.2f} to {high:.2f})"
+
+
+def remarks(comparison: Comparison) -> list[str]:
+    """What the table does not show: differences, the speed of memory, whether the texts are the same."""
+    lines = []
+    if comparison.differences:
+        lines += ["nanoGPT lacks parts of the experiment, and computes with its own in their place:"]
+        lines += [f"  {difference}" for difference in comparison.differences]
+    if comparison.timing is not None:
+        lines += [f"{comparison.ours[-1].settings}: {read_rate_text(comparison.timing)}", greedy_text(comparison)]
+    return lines
+
+
+def greedy_text(comparison: Comparison) -> str:
+    equal, count = comparison.equal_greedy_tokens, comparison.greedy_tokens
+    if equal is None:
+        return "greedy texts are not compared: each program has its own weights"
+    if equal == count:
+        return f"greedy texts of {count} tokens are identical in fp32"
+    return f"greedy texts differ in fp32: of {count} tokens the first {equal} are identical"
+
+
+def json_of_comparison(comparison: Comparison) -> dict[str, Any]:
+    from nanogpt_kit.bench.machine_facts import processor_name
+    from nanogpt_kit.bench.rounds import median_interval
+
+    rows = [
+        {
+            "program": row.program,
+            "settings": row.settings,
+            "tokens_per_second": statistics.median(row.rates),
+            "interval": median_interval(row.rates),
+            "rounds": row.rates,
+        }
+        for row in comparison.rows
+    ]
+    ratios = [
+        {
+            "row": row.settings,
+            "to": other.settings,
+            "median": statistics.median(found),
+            "interval": median_interval(found),
+            "rounds": found,
+        }
+        for row in comparison.ours
+        for other, found in zip(comparison.theirs, comparison.ratios(row), strict=True)
+    ]
+    checkout, timing = comparison.checkout, comparison.timing
+    return {
+        "experiment": comparison.experiment.name,
+        "nanogpt": {"folder": str(checkout.folder), "commit": checkout.commit, "modified": list(checkout.modified)},
+        "machine": {"cpu": processor_name(), "torch": torch_version()},
+        "model": comparison.model,
+        "rows": rows,
+        "ratios": ratios,
+        "differences": comparison.differences,
+        "sample": None if timing is None else json_of_generation(timing),
+        "greedy": {"tokens": comparison.greedy_tokens, "equal": comparison.equal_greedy_tokens} if timing else None,
+    }
