@@ -127,7 +127,7 @@ def cache_bytes(decoder: Decoder | ThreadedDecoder) -> float:
 def read_bandwidth(device: str) -> float:
     """Bytes per second in the fastest of several sums over memory that no cache holds.
 
-    Sums of int64 are the fastest reads that torch has: 28.9 GB/s by two threads of an AMD EPYC (Zen 5), where sums of
+    Sums of int64 are the fastest reads that torch has: 28.9 GB/s by two threads of an AMD EPYC (Zen 4), where sums of
     fp32 reach 27.9, dot products 25.0 and products with a matrix 17.6.
     """
     source = torch.zeros(MOVED_BYTES // 8, dtype=torch.int64, device=device)

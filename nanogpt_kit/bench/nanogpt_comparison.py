@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import logging
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -93,25 +93,39 @@ class Opponent:
     model: dict[str, Any]
     optimizer: torch.optim.Optimizer
     differences: list[str]
-    checkpoint: Path | None  # with the weights that the kit draws; None where nanoGPT cannot load them
+    checkpoint: Path | None  # with the weights that the kit draws; None where they were not written
 
     @classmethod
-    def prepare(cls, experiment: Experiment, folder: Path) -> Opponent:
-        """Prepares data and writes weights to `folder`. Raises KitError where nanoGPT has no model of these sizes."""
+    def prepare(cls, experiment: Experiment, folder: Path, with_weights: bool) -> Opponent:
+        """Prepares data, and may write weights to `folder`. Raises KitError where nanoGPT has no model of these sizes."""
         data = prepare(experiment)
         model = model_arguments(experiment, data.encoder.vocab_size)
         torch.manual_seed(experiment.train.seed)
         module, shapes = build_initialized(experiment, data.encoder.vocab_size)
         exported, chosen = exported_model(experiment, module.eval(), data.encoder), find_format(FORMAT)
-        checkpoint, differences = folder / "weights" / "ckpt.pt", []
+        checkpoint, differences = None, list[str]()
         try:
             check_exportable(exported, chosen)
+            if with_weights:
+                with silent_format():
+                    write_exported(exported, chosen, folder / "weights")
+                checkpoint = folder / "weights" / "ckpt.pt"
         except KitError as error:
-            checkpoint, differences = None, [fault.message for fault in error.faults]
-        if checkpoint is not None:
-            write_exported(exported, chosen, checkpoint.parent)
+            differences = [fault.message for fault in error.faults]
         optimizer = build_optimizer(experiment, module, shapes)
         return cls(data, model, optimizer, differences, checkpoint)
+
+
+@contextmanager
+def silent_format() -> Iterator[None]:
+    """While entered, formats do not say what to do with the files that they write."""
+    components = logging.getLogger("nanogpt_kit.components")
+    before = components.level
+    components.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        components.setLevel(before)
 
 
 def compare_training(
@@ -120,7 +134,7 @@ def compare_training(
     """Rounds of about `seconds`, in each of which every row takes steps. Raises KitError and RunFailed."""
     device = choose_device(experiment.train.device)
     with tempfile.TemporaryDirectory(prefix="nanogpt-kit-bench-") as name, ExitStack() as stack:
-        opponent = Opponent.prepare(experiment, Path(name))
+        opponent = Opponent.prepare(experiment, Path(name), with_weights=False)
         differences = list(opponent.differences)
         if not isinstance(opponent.optimizer, torch.optim.AdamW):
             use = experiment.entry_of(experiment.optimizer).name
@@ -130,7 +144,7 @@ def compare_training(
         workers = start_workers(stack, len(changes))
         timers, settings = [], []
         for worker, change in zip(workers, changes, strict=True):
-            logger.info("preparing nanogpt-kit %s", f"with {' '.join(change)}" if change else "")
+            logger.info("preparing %s", " ".join(["nanogpt-kit", *change]))
             timing = worker.submit(prepare_worker, partial(load, change), seconds).result()
             timers.append(partial(time_round, worker, timing))
             compiled = "not compiled" if timing.facts["compile"] == "off" else "compiled"
@@ -158,13 +172,13 @@ def compare_generation(
     """As `compare_training`, of batches of texts of sample.max_new_tokens tokens, with the samplers of sample.py."""
     device, tokens = choose_device(experiment.train.device), experiment.sample.max_new_tokens
     with tempfile.TemporaryDirectory(prefix="nanogpt-kit-bench-") as name, ExitStack() as stack:
-        opponent = Opponent.prepare(experiment, Path(name))
+        opponent = Opponent.prepare(experiment, Path(name), with_weights=True)
         comparison = Comparison(experiment, checkout, opponent.model, opponent.differences)
         changes = variants(experiment, device, PLAIN_GENERATION)
         workers = start_workers(stack, len(changes))
         settings = []
         for worker, change in zip(workers, changes, strict=True):
-            logger.info("preparing nanogpt-kit %s", f"with {' '.join(change)}" if change else "")
+            logger.info("preparing %s", " ".join(["nanogpt-kit", *change]))
             settings.append(worker.submit(prepare_generation, partial(load, change), device, texts).result())
         generation = opponent.model, opponent.checkpoint, device, texts, tokens
         tasks = [GenerationTask(checkout.folder, waiting, None, *generation) for waiting in policies(device)]

@@ -159,7 +159,7 @@ def execute(task: TrainingTask | GenerationTask, connection: Connection, parent:
     os.chdir(task.folder)
     sys.path.insert(0, str(task.folder))
     sys.dont_write_bytecode = True
-    with redirect_stderr(io.StringIO()):  # warnings of deprecation
+    with redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):  # sizes, warnings of deprecation
         try:
             task.run(connection)
         except BaseException as error:

@@ -56,14 +56,16 @@ def load_with(path: str, overrides: Sequence[str], trust_code: bool, more: Seque
 def condition_lines(comparison: Comparison) -> list[str]:
     """What was measured, and on what."""
     from nanogpt_kit.bench.machine_facts import processor_name
+    from nanogpt_kit.bench.rounds import MIN_ROUNDS
 
     model = comparison.model
     sizes = f"{model['n_layer']} layers, {model['n_head']} heads, {model['n_embd']} wide, dropout {model['dropout']:g}"
-    rounds = rounds_text(len(comparison.rows[0].rates))
+    rounds = len(comparison.rows[0].rates)
+    interval = "95% interval" if rounds >= MIN_ROUNDS else "lowest to highest"
     return [
         f"{comparison.experiment.name}: {sizes}, {work_text(comparison)}",
         f"{processor_name()}, torch {torch_version()}, {comparison.checkout}, {datetime.now(UTC):%Y-%m-%d}",
-        f"tokens/s, medians of {rounds} by turns; medians of the ratios within a round, with their 95% interval",
+        f"tokens/s, medians of {rounds_text(rounds)}; ratios within a round: median ({interval})",
     ]
 
 
@@ -84,7 +86,8 @@ def torch_version() -> str:
 
 def table_lines(comparison: Comparison) -> list[str]:
     """A table in Markdown with one row, so that the rows of several experiments make one table."""
-    names = ["experiment", *(WAITING[row.settings] for row in comparison.theirs)]
+    theirs = [WAITING[row.settings] for row in comparison.theirs] if len(comparison.theirs) > 1 else ["nanoGPT"]
+    names = ["experiment", *theirs]
     cells = [f"`{comparison.experiment.name}`", *(rate_text(row) for row in comparison.theirs)]
     for row in comparison.ours:
         names += [row.settings, "ratio" if len(comparison.theirs) == 1 else "ratios"]

@@ -86,7 +86,7 @@ def test_it_tells_speed_parts_and_memory(compared: Compared) -> None:
 
 def test_a_wider_model_is_slower_and_its_parts_make_a_step(compared: Compared) -> None:
     assert compared.report["ratio"]["median"] > 1.3
-    assert compared.report["ratio"]["rounds"] == rounds.paired_ratios(*compared.timings)
+    assert compared.report["ratio"]["rounds"] == rounds.paired_ratios(*(timing.rounds for timing in compared.timings))
     for timing in compared.timings:
         step = timing.facts["step_tokens"] / timing.tokens_per_second
         assert tuple(timing.parts) == PARTS
@@ -130,7 +130,10 @@ def test_it_tells_how_fast_texts_are_written(command: Callable[..., Any], tiny: 
     step = 4 * (linears + cache / 2)
     assert facts["bytes_per_second"] == pytest.approx(step * facts["tokens_per_second"] / 3, rel=0.3)
     assert facts["copy_bytes_per_second"] > 1e8
-    assert "GB/s of weights and cache read; memory copies" in command(*asked).out
+    assert facts["read_fraction"] == pytest.approx(facts["bytes_per_second"] / facts["read_bytes_per_second"])
+    told = command(*asked).out
+    assert "GB/s of weights and cache read: " in told
+    assert " of a plain read; memory copies " in told
 
 
 def test_writing_is_not_compared_with_training(command: Callable[..., Any], tiny: Path) -> None:

@@ -77,7 +77,7 @@ BEFORE = {  # what makes what a command reads
     "ablate --preview": "run",
 }
 # They take long, and their own tests read what they print
-ELSEWHERE = {"bench", "mup-check", "plugins test"}
+ELSEWHERE = {"bench", "bench --nanogpt", "mup-check", "plugins test"}
 
 
 @pytest.mark.parametrize("name", [name for name in TABLE if name not in ELSEWHERE])

@@ -1,0 +1,108 @@
+"""`bench --nanogpt` on the command line."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from nanogpt_kit.bench import nanogpt_comparison
+from tests.bench.small_nanogpt import TRAIN, write_checkout
+from tests.cli.test_json_output import TABLE
+
+Command = Callable[..., Any]
+FEW = ("--rounds", 2, "--seconds", "0.01", "train.precision=fp32", "train.compile=off", "callback=[]")
+GIVEN = os.environ.get("NANOGPT_KIT_TEST_NANOGPT")  # a checkout of nanoGPT
+
+
+@pytest.fixture
+def checkout(tmp_path: Path) -> Path:
+    return write_checkout(tmp_path / "theirs")
+
+
+def test_training_is_compared_in_a_table_with_both_ways_of_waiting(
+    command: Command, tiny: Path, checkout: Path
+) -> None:
+    told = command("bench", tiny, *FEW, "--nanogpt", checkout)
+    assert told.code == 0, told.err
+    header, rule, row = [line for line in told.out.splitlines() if line.startswith("|")]
+    cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in (header, rule, row)]
+    names = ["nanoGPT, idle threads asleep", "nanoGPT, OpenMP's default", "fp32, not compiled", "ratios"]
+    assert cells[0] == ["experiment", *names]
+    assert cells[1] == ["---"] * 5
+    assert cells[2][0] == "`tiny`"
+    assert len(re.findall(r"\d\.\d\d \(\d", cells[2][4])) == 2  # to each of both
+    assert re.search(r"nanoGPT of unknown commit, 20\d\d-\d\d-\d\d", told.out)
+    assert "number of parameters" not in told.out
+    assert sorted(path.name for path in checkout.iterdir()) == ["configurator.py", "model.py", "train.py"]
+
+
+def test_other_parts_are_named_and_compared_with_those_of_nanogpt(
+    command: Command, tiny: Path, checkout: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(nanogpt_comparison, "policies", lambda device: ("default",))
+    options = "print(n_layer, n_head, n_embd, block_size, learning_rate, file=open('options', 'w'))\n"
+    write_checkout(checkout, train=TRAIN.replace("assert (device", f"{options}assert (device"))
+    parts = ("model.position=rope", "model.norm=rmsnorm", "optimizer=muon")
+    told = command("bench", tiny, *FEW, *parts, "--nanogpt", checkout, "--json")
+    assert told.code == 0, told.err
+    report = json.loads(told.out)
+    assert set(TABLE["bench --nanogpt"][1]) == report.keys()
+    assert [row["program"] for row in report["rows"]] == ["nanoGPT", "nanogpt-kit"]
+    assert all(len(row["rounds"]) == 2 for row in report["rows"])
+    assert [sum(part in line for line in report["differences"]) for part in ("'rope'", "'rmsnorm'", "'muon'")] == [1] * 3
+    assert (checkout / "options").read_text().split() == ["2", "3", "24", "16", "0.0006"]  # its own rate, for AdamW
+    assert (report["model"]["vocab_size"], report["sample"]) == (257, None)
+
+
+def test_generation_is_compared_with_the_same_weights(
+    command: Command, tiny: Path, checkout: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(nanogpt_comparison, "policies", lambda device: ("asleep",))
+    options = ("--sample", 3, "sample.max_new_tokens=7", "sample.precision=fp32", "model.bias=true", "--json")
+    told = command("bench", tiny, *FEW, *options, "--nanogpt", checkout)
+    assert told.code == 0, told.err
+    report = json.loads(told.out)
+    assert report["greedy"] == {"tokens": 7, "equal": 7}
+    assert report["sample"]["read_bytes_per_second"] > 1e8
+    assert report["ratios"][0]["rounds"] == [
+        ours / theirs for theirs, ours in zip(*(row["rounds"] for row in report["rows"]), strict=True)
+    ]
+
+
+def test_what_is_no_checkout_is_refused(command: Command, tiny: Path, tmp_path: Path) -> None:
+    told = command("bench", tiny, "--nanogpt", tmp_path / "nowhere")
+    assert (told.code, "is not a folder" in told.err, "git clone" in told.err) == (2, True, True)
+    told = command("bench", tiny, "--nanogpt", tmp_path)
+    assert (told.code, "it has no model.py, train.py, configurator.py" in told.err) == (2, True)
+    told = command("bench", tiny, "--nanogpt", tmp_path, "--vs", tiny)
+    assert (told.code, "choose one" in told.err) == (2, True)
+
+
+def test_a_failing_checkout_fails_the_command(command: Command, tiny: Path, checkout: Path) -> None:
+    write_checkout(checkout, train="import model", model="raise ValueError('not this torch')")
+    told = command("bench", tiny, *FEW, "--nanogpt", checkout)
+    assert told.code == 1
+    assert "ValueError: not this torch (model.py:1)" in told.err
+
+
+@pytest.mark.slow
+@pytest.mark.data
+def test_greedy_texts_are_those_of_nanogpt_itself(tiny: Path) -> None:
+    if not GIVEN:
+        pytest.skip("NANOGPT_KIT_TEST_NANOGPT does not say where a checkout of nanoGPT is")
+    words = ["bench", str(tiny), *map(str, FEW), "--nanogpt", GIVEN, "--json"]
+    for more in ([], ["--sample", "2", "sample.max_new_tokens=9", "sample.precision=fp32"]):
+        answer = subprocess.run(
+            [sys.executable, "-m", "nanogpt_kit", *words, *more], capture_output=True, text=True, check=True
+        )
+        report = json.loads(answer.stdout)
+        assert len(report["rows"]) == 3
+    assert report["greedy"] == {"tokens": 9, "equal": 9}
