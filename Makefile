@@ -2,7 +2,7 @@
 PYTHON ?= python
 export OMP_WAIT_POLICY = passive
 
-.PHONY: quick test plugins check docs bench
+.PHONY: quick test plugins check docs bench bench-nanogpt
 
 quick:  # within 40 seconds
 	$(PYTHON) -m pytest -q -m quick
@@ -26,3 +26,9 @@ bench:  # the shapes of docs/performance.md; close other programs first
 	$(PYTHON) -m nanogpt_kit bench experiments/bench_cpu.toml
 	$(PYTHON) -m nanogpt_kit bench experiments/bench_baby.toml
 	$(PYTHON) -m nanogpt_kit bench experiments/bench_gpt2.toml
+
+bench-nanogpt:  # the rows of docs/performance.md: `make bench-nanogpt NANOGPT=DIR`, a checkout; close other programs first
+	for shape in bench_cpu bench_baby "bench_baby model.dropout=0.2" bench_gpt2; do \
+		$(PYTHON) -m nanogpt_kit bench $$shape --nanogpt $(NANOGPT) || exit 1; done
+	for shape in "bench_baby --sample 1" "bench_baby --sample 16" "bench_gpt2 --sample 1"; do \
+		$(PYTHON) -m nanogpt_kit bench $$shape sample.max_new_tokens=200 --nanogpt $(NANOGPT) --rounds 6 || exit 1; done
