@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-MODEL = '''
+MODEL = """
 import math
 from dataclasses import dataclass
 
@@ -87,9 +87,9 @@ class GPT(nn.Module):
                 logits[logits < values[:, -1:]] = -math.inf
             ids = torch.cat([ids, torch.multinomial(logits.softmax(-1), 1)], dim=1)
         return ids
-'''
+"""
 
-TRAIN = '''
+TRAIN = """
 import os, pickle, sys, time
 import numpy as np
 import torch
@@ -117,9 +117,9 @@ for index in range(max_iters):
     optimizer.step()
     optimizer.zero_grad()
     print(f"iter {index}: loss {loss.item():.4f}, time 1.00ms, mfu -100.00%")
-'''
+"""
 
-CONFIGURATOR = '''
+CONFIGURATOR = """
 import sys
 from ast import literal_eval
 
@@ -131,7 +131,7 @@ for argument in sys.argv[1:]:
         pass
     assert type(value) == type(globals()[name]), name
     globals()[name] = value
-'''
+"""
 
 
 def write_checkout(folder: Path, **files: str) -> Path:

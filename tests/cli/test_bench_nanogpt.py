@@ -57,7 +57,9 @@ def test_other_parts_are_named_and_compared_with_those_of_nanogpt(
     assert set(TABLE["bench --nanogpt"][1]) == report.keys()
     assert [row["program"] for row in report["rows"]] == ["nanoGPT", "nanogpt-kit"]
     assert all(len(row["rounds"]) == 2 for row in report["rows"])
-    assert [sum(part in line for line in report["differences"]) for part in ("'rope'", "'rmsnorm'", "'muon'")] == [1] * 3
+    assert [sum(part in line for line in report["differences"]) for part in ("'rope'", "'rmsnorm'", "'muon'")] == [
+        1
+    ] * 3
     assert (checkout / "options").read_text().split() == ["2", "3", "24", "16", "0.0006"]  # its own rate, for AdamW
     assert (report["model"]["vocab_size"], report["sample"]) == (257, None)
 
