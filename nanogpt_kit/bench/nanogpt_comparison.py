@@ -97,7 +97,7 @@ class Opponent:
 
     @classmethod
     def prepare(cls, experiment: Experiment, folder: Path, with_weights: bool) -> Opponent:
-        """Prepares data, and may write weights to `folder`. Raises KitError where nanoGPT has no model of these sizes."""
+        """Prepares data, and may write weights to `folder`. Raises KitError where nanoGPT lacks such sizes."""
         data = prepare(experiment)
         model = model_arguments(experiment, data.encoder.vocab_size)
         torch.manual_seed(experiment.train.seed)
