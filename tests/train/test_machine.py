@@ -27,6 +27,7 @@ from nanogpt_kit.train.world import World
 Same = Callable[[Any, Any], None]
 OPTIONS = (
     "schedule=constant",
+    "model.dropout=0.0",  # windows are split
     "callback=[]",
     "checkpoint.every_steps=3",
     "train.precision=auto",
@@ -77,7 +78,7 @@ def test_a_resumed_run_computes_as_recorded_whatever_is_fastest_where_it_continu
     begun = session.run(experiment(tiny, "train.steps=3"))
     assert recorded(begun) == recorded(whole)
     assert recorded(begun)[CPU_TASK] == "fp32"
-    assert "2 x 1, unsplit 1" in recorded(begun).values()
+    assert "2 x 1, unsplit 2" in recorded(begun).values()
     # Another machine: of one core, with another calibration, or none
     monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
     monkeypatch.setenv(CALIBRATION, "off")
