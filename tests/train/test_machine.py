@@ -10,6 +10,7 @@ from typing import Any, cast
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from nanogpt_kit.checkpoint import store
 from nanogpt_kit.components.norm.rmsnorm import RMSNorm
@@ -46,7 +47,7 @@ def recorded(folder: RunFolder) -> dict[str, str]:
 def weights(folder: RunFolder) -> Mapping[str, torch.Tensor]:
     checkpoint = store.newest_whole_checkpoint(folder.checkpoints)
     assert checkpoint is not None
-    return store.load_weights(checkpoint)
+    return load_file(checkpoint / "model.safetensors")
 
 
 @pytest.fixture
