@@ -25,6 +25,7 @@ from nanogpt_kit.core.options import RunContext
 from nanogpt_kit.nn.compiler import compiler_obstacle
 from nanogpt_kit.nn.flops import published_peak_flops
 from nanogpt_kit.nn.parts import transformer_blocks
+from nanogpt_kit.nn.training_pass import with_repeatable_calls
 from nanogpt_kit.train.world import World
 
 logger = logging.getLogger(__name__)
@@ -168,7 +169,8 @@ def with_recomputation(forward: Callable[..., Any]) -> Callable[..., Any]:
     def in_training(*args: Any, **kwargs: Any) -> Any:
         if not torch.is_grad_enabled():
             return forward(*args, **kwargs)
-        return checkpoint(forward, *args, use_reentrant=False, **kwargs)
+        repeatable = forward if torch.compiler.is_compiling() else with_repeatable_calls(forward)
+        return checkpoint(repeatable, *args, use_reentrant=False, **kwargs)
 
     in_training.recomputes = True  # type: ignore[attr-defined]  # read by decoding, which needs no gradients
     return in_training

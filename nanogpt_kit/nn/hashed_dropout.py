@@ -1,0 +1,79 @@
+"""Dropout whose masks are a hash, so that they are the same however the windows of a batch are divided.
+
+Whether an element is dropped depends on the seed, the step, the layer, which of the layer's calls in the pass it is,
+the window's index in the batch of all ranks, and the element's index in the window. So masks do not depend on threads,
+micro-batches and processes, need no state in checkpoints, and may be computed again in a backward pass.
+
+Models are built with `nn.Dropout`; `hash_dropouts` changes those of a model that a run trains.
+
+Source: Srivastava et al. 2014, "Dropout" (JMLR 15).
+"""
+
+from __future__ import annotations
+
+import hashlib
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from nanogpt_kit.nn.dropout_masks import drop_threshold, kept_scale, numpy_mask, torch_mask
+from nanogpt_kit.nn.training_pass import TrainingPass
+
+
+class HashedDropout(nn.Dropout):
+    """`nn.Dropout` outside the training passes of a run. `layer` is a tensor, so that compiled code is shared by layers
+    that differ in nothing else."""
+
+    layer: Tensor  # () int64: the hash of its name
+
+    def forward(self, input: Tensor) -> Tensor:
+        threshold = drop_threshold(self.p)
+        if not self.training or not threshold:
+            return input
+        if not input.dim():
+            return super().forward(input)
+        if torch.compiler.is_compiling():
+            keys = torch.empty((input.size(0), 2), dtype=torch.int32)
+            torch.ops.nanogpt_kit.fill_dropout_keys(keys, self.layer)
+            mask = torch_mask(keys.to(input.device), input, threshold)
+        else:
+            current = TrainingPass.current()
+            if current is None:
+                return super().forward(input)
+            mask = eager_mask(current.next_keys(int(self.layer), input.size(0)), input, threshold)
+        if self.inplace:
+            return input.mul_(mask).mul_(kept_scale(threshold))
+        return (input * mask).mul_(kept_scale(threshold))
+
+
+def eager_mask(keys: np.ndarray, like: Tensor, threshold: int) -> Tensor:
+    if like.device.type == "cpu":
+        return torch.from_numpy(numpy_mask(keys, like[0].numel(), threshold)).view(like.shape)
+    return torch_mask(torch.from_numpy(keys.view(np.int32)).to(like.device), like, threshold)
+
+
+def hash_dropouts(model: nn.Module) -> None:
+    """Makes each `nn.Dropout` of a model a HashedDropout, in place: whoever refers to it keeps it, with its hooks."""
+    for name, module in model.named_modules():
+        if type(module) is nn.Dropout:
+            module.__class__ = HashedDropout
+            digest = hashlib.sha256(name.encode()).digest()
+            module.layer = torch.tensor(int.from_bytes(digest[:8], "little", signed=True))
+
+
+def fill_dropout_keys(keys: Tensor, layer: Tensor) -> None:
+    """Fills keys (rows, 2) int32 for the next call of a layer in this thread's pass; with random ones outside."""
+    current = TrainingPass.current()
+    if current is None:
+        keys.random_(-(1 << 31), 1 << 31)
+    else:
+        filled = current.next_keys(int(layer), len(keys)).view(np.int32)
+        keys.copy_(torch.from_numpy(filled))
+
+
+# Compiled code calls it and does not look into it. It changes a tensor that is new in each call, since the compiler
+# merges calls of equal arguments that give new tensors
+torch.library.define("nanogpt_kit::fill_dropout_keys", "(Tensor(a!) keys, Tensor layer) -> ()")
+torch.library.impl("nanogpt_kit::fill_dropout_keys", "cpu", fill_dropout_keys)
+torch.library.register_fake("nanogpt_kit::fill_dropout_keys", lambda keys, layer: None)
