@@ -34,14 +34,12 @@ class HashedDropout(nn.Dropout):
         if not input.dim():
             return super().forward(input)
         if torch.compiler.is_compiling():
-            keys = torch.empty((input.size(0), 2), dtype=torch.int32)
-            torch.ops.nanogpt_kit.fill_dropout_keys(keys, self.layer)
-            mask = torch_mask(keys.to(input.device), input, threshold)
-        else:
-            current = TrainingPass.current()
-            if current is None:
-                return super().forward(input)
-            mask = eager_mask(current.next_keys(int(self.layer), input.size(0)), input, threshold)
+            keys = torch.ops.nanogpt_kit.dropout_keys(torch.empty(0), self.layer, input.size(0))
+            return input * torch_mask(keys.to(input.device), input, threshold) * kept_scale(threshold)
+        current = TrainingPass.current()
+        if current is None:
+            return super().forward(input)
+        mask = eager_mask(current.next_keys(int(self.layer), input.size(0)), input, threshold)
         if self.inplace:
             return input.mul_(mask).mul_(kept_scale(threshold))
         return (input * mask).mul_(kept_scale(threshold))
@@ -62,18 +60,18 @@ def hash_dropouts(model: nn.Module) -> None:
             module.layer = torch.tensor(int.from_bytes(digest[:8], "little", signed=True))
 
 
-def fill_dropout_keys(keys: Tensor, layer: Tensor) -> None:
-    """Fills keys (rows, 2) int32 for the next call of a layer in this thread's pass; with random ones outside."""
+def dropout_keys(distinct: Tensor, layer: Tensor, rows: int) -> Tensor:
+    """(rows, 2) int32, on the CPU: keys for the next call of a layer in this thread's pass; random ones outside."""
     current = TrainingPass.current()
     if current is None:
-        keys.random_(-(1 << 31), 1 << 31)
-    else:
-        filled = current.next_keys(int(layer), len(keys)).view(np.int32)
-        keys.copy_(torch.from_numpy(filled))
+        return torch.empty((rows, 2), dtype=torch.int32).random_(-(1 << 31), 1 << 31)
+    return torch.from_numpy(current.next_keys(int(layer), rows).view(np.int32))
 
 
-# Compiled code calls it and does not look into it. It changes a tensor that is new in each call, since the compiler
-# merges calls of equal arguments that give new tensors
-torch.library.define("nanogpt_kit::fill_dropout_keys", "(Tensor(a!) keys, Tensor layer) -> ()")
-torch.library.impl("nanogpt_kit::fill_dropout_keys", "cpu", fill_dropout_keys)
-torch.library.register_fake("nanogpt_kit::fill_dropout_keys", lambda keys, layer: None)
+# Compiled code calls it and does not look into it. `distinct` is a tensor that is new in each call, since the compiler
+# merges calls of equal arguments
+torch.library.define("nanogpt_kit::dropout_keys", "(Tensor distinct, Tensor layer, SymInt rows) -> Tensor")
+torch.library.impl("nanogpt_kit::dropout_keys", "cpu", dropout_keys)
+torch.library.register_fake(
+    "nanogpt_kit::dropout_keys", lambda distinct, layer, rows: layer.new_empty((rows, 2), dtype=torch.int32)
+)

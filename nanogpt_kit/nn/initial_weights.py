@@ -19,7 +19,8 @@ from nanogpt_kit.nn.uninitialized import build_on_meta
 def build_initialized(experiment: Experiment, vocab_size: int) -> tuple[nn.Module, dict[str, ParameterShape]]:
     """The model of an experiment with its initial weights, drawn from torch's generator, and its parameters.
 
-    Those of groups with `freeze` are frozen. Its dropout is hashed, for training. Raises KitError where a group does not suit the model.
+    Those of groups with `freeze` are frozen, and its dropout is hashed. Raises KitError where a group does not suit the
+    model.
     """
     model = experiment.model.build(experiment.model_context(vocab_size))
     shapes = shapes_of_module(experiment, model, vocab_size)
