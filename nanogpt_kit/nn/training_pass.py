@@ -42,6 +42,15 @@ class TrainingPass:
         part.is_part = True
         return part
 
+    def seed_generator(self, device: str) -> None:
+        """Makes what fused kernels of a GPU draw by themselves a function of the seed, the step and the windows, too.
+
+        On a CPU nothing draws but components that do so by themselves, whose random state checkpoints keep.
+        """
+        if device != "cpu":
+            seed = hash_of_sequence(self.seed, self.step, self.first_window) >> 1
+            torch.get_device_module(device).manual_seed(seed)
+
     @classmethod
     def current(cls) -> TrainingPass | None:
         """The pass that this thread is in; None outside training."""

@@ -176,8 +176,9 @@ class Trainer:
         losses, size, seed = [], self.progress.micro_batch_size, self.experiment.train.seed
         micro_batches = batch.micro_batches(size, self.precision.device)
         for index, windows in enumerate(micro_batches):
-            place = TrainingPass(seed, self.step, batch.first_index(index, size), len(windows[0]))
-            with self.parallel.sync(last=index == len(micro_batches) - 1), place.entered():
+            part = TrainingPass(seed, self.step, batch.first_index(index, size), len(windows[0]))
+            part.seed_generator(self.precision.device)
+            with self.parallel.sync(last=index == len(micro_batches) - 1), part.entered():
                 with self.precision.autocast():
                     sums = TrainingLoss.of(self.parallel(*windows)).counted(batch.is_counted(index, size))
                 mean = sums.objective / batch.divisor  # of all ranks, so that every token weighs the same
