@@ -12,6 +12,8 @@ Source: Srivastava et al. 2014, "Dropout" (JMLR 15).
 from __future__ import annotations
 
 import hashlib
+import math
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -35,20 +37,22 @@ class HashedDropout(nn.Dropout):
             return super().forward(input)
         if torch.compiler.is_compiling():
             keys = torch.ops.nanogpt_kit.dropout_keys(torch.empty(0), self.layer, input.size(0))
-            return input * torch_mask(keys.to(input.device), input, threshold) * kept_scale(threshold)
+            if input.device.type == "cpu":
+                mask = torch.ops.nanogpt_kit.dropout_mask(keys, input.shape, threshold)
+            else:
+                mask = torch_mask(keys.to(input.device), input, threshold)
+            return input * mask * kept_scale(threshold)  # type: ignore[no-any-return]
         current = TrainingPass.current()
         if current is None:
             return super().forward(input)
-        mask = eager_mask(current.next_keys(int(self.layer), input.size(0)), input, threshold)
+        keys = torch.from_numpy(current.next_keys(int(self.layer), input.size(0)).view(np.int32))
+        if input.device.type == "cpu":
+            mask = dropout_mask(keys, input.shape, threshold)
+        else:
+            mask = torch_mask(keys.to(input.device), input, threshold)
         if self.inplace:
             return input.mul_(mask).mul_(kept_scale(threshold))
         return (input * mask).mul_(kept_scale(threshold))
-
-
-def eager_mask(keys: np.ndarray, like: Tensor, threshold: int) -> Tensor:
-    if like.device.type == "cpu":
-        return torch.from_numpy(numpy_mask(keys, like[0].numel(), threshold)).view(like.shape)
-    return torch_mask(torch.from_numpy(keys.view(np.int32)).to(like.device), like, threshold)
 
 
 def hash_dropouts(model: nn.Module) -> None:
@@ -68,10 +72,20 @@ def dropout_keys(distinct: Tensor, layer: Tensor, rows: int) -> Tensor:
     return torch.from_numpy(current.next_keys(int(layer), rows).view(np.int32))
 
 
-# Compiled code calls it and does not look into it. `distinct` is a tensor that is new in each call, since the compiler
-# merges calls of equal arguments
+def dropout_mask(keys: Tensor, size: Sequence[int], threshold: int) -> Tensor:
+    """uint8 of this size on the CPU; see `numpy_mask`."""
+    return torch.from_numpy(numpy_mask(keys.numpy().view(np.uint32), math.prod(size[1:]), threshold)).view(size)
+
+
+# Compiled code calls these and does not look into them. `distinct` is a tensor that is new in each call, since the
+# compiler merges calls of equal arguments
 torch.library.define("nanogpt_kit::dropout_keys", "(Tensor distinct, Tensor layer, SymInt rows) -> Tensor")
 torch.library.impl("nanogpt_kit::dropout_keys", "cpu", dropout_keys)
 torch.library.register_fake(
     "nanogpt_kit::dropout_keys", lambda distinct, layer, rows: layer.new_empty((rows, 2), dtype=torch.int32)
+)
+torch.library.define("nanogpt_kit::dropout_mask", "(Tensor keys, SymInt[] size, int threshold) -> Tensor")
+torch.library.impl("nanogpt_kit::dropout_mask", "cpu", dropout_mask)
+torch.library.register_fake(
+    "nanogpt_kit::dropout_mask", lambda keys, size, threshold: keys.new_empty(size, dtype=torch.uint8)
 )
