@@ -161,7 +161,7 @@ def test_without_random_state_what_a_component_draws_would_not_resume_exactly(
     tiny: Path, monkeypatch: pytest.MonkeyPatch, assert_same: Same
 ) -> None:
     tiny.with_name("own_draws.py").write_text(OWN_DRAWS, encoding="utf-8")
-    options = ("components=['own_draws.py']", "model.mlp=own_draws", "model.dropout=0")
+    options = ("components=['killer.py', 'own_draws.py']", "model.mlp=own_draws", "model.dropout=0")
     killed = killed_run(tiny, 13, *options)
     monkeypatch.setattr(resume_point, "set_rng_state", lambda state: None)
     session.run(Experiment.load(tiny, ["callback=[]", *options]), resume=str(killed))
