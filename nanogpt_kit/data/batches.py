@@ -34,6 +34,7 @@ class Batch:
     segments: Tensor | None = None  # (W, T) int64: the document, within its window, that each token belongs to
     left_out: int = 0  # windows at the end that only fill the batch, and that micro-batches of several leave out
     parts: int = 1  # that each window of block_size tokens was cut into: W is the number of all
+    offset: int = 0  # windows of the ranks before this one, each cut into as many parts
 
     @classmethod
     def from_split(cls, split: Split, starts: np.ndarray, block_size: int, with_segments: bool) -> Batch:
@@ -56,6 +57,10 @@ class Batch:
         batch, and none of a step in which no token counts."""
         return self.all_tokens > 0 and micro_batch * size < len(self.starts)
 
+    def first_index(self, micro_batch: int, size: int) -> int:
+        """The index, in the batch of all ranks, of the first window of a micro-batch (counted from 0) of `size`."""
+        return self.offset + micro_batch * size * self.parts
+
     def without_targets(self) -> Batch:
         """The same windows; the loss ignores every token."""
         return replace(self, targets=torch.full_like(self.targets, IGNORED), all_tokens=0)
@@ -69,7 +74,7 @@ class Batch:
         if parts == 1:
             return self
         cut = self._map(lambda tensor: tensor.reshape(-1, length))
-        return replace(cut, left_out=self.left_out * parts, parts=parts)
+        return replace(cut, left_out=self.left_out * parts, parts=parts, offset=self.offset * parts)
 
     def micro_batches(self, size: int, device: str | None = None) -> list[tuple[Tensor, Tensor, Tensor | None]]:
         """(ids, targets, segments) of at most `size` windows of block_size tokens each, whatever they were cut into.
@@ -158,8 +163,9 @@ class Batches:
         parts = (whole.pinned() if self.pin else whole).micro_batches(largest)
         all_tokens = self.split.count_targets(starts, self.ctx.block_size).sum(axis=1).tolist()  # by step
         left_out = largest - mine.shape[1] if self.leave_out_fill else 0
+        offset = sum(part.shape[1] for part in rank_starts[: self.rank])
         return [
-            Batch(ids, targets, step_starts, counted, segments, left_out)
+            Batch(ids, targets, step_starts, counted, segments, left_out, offset=offset)
             for step_starts, counted, (ids, targets, segments) in zip(mine, all_tokens, parts, strict=True)
         ]
 
@@ -179,7 +185,8 @@ class Batches:
         starts = mine.starts[mine.rows.searchsorted(np.arange(count))]
         left_out = largest - count if self.leave_out_fill else 0
         all_tokens = int(self.split.count_targets(packed.starts, packed.lengths).sum())
-        batch = Batch(ids, targets, starts, all_tokens, segments if self.with_segments else None, left_out)
+        used = segments if self.with_segments else None
+        batch = Batch(ids, targets, starts, all_tokens, used, left_out, offset=first)
         return batch.pinned() if self.pin else batch
 
     def context(self, step: int) -> OrderContext:

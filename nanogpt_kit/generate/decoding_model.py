@@ -17,6 +17,7 @@ from nanogpt_kit.generate.packed_linear import CastLinear, PackedLinear, has_fbg
 from nanogpt_kit.generate.static_cache import StaticCache
 from nanogpt_kit.nn.arithmetic import multiplies_bf16
 from nanogpt_kit.nn.cache import KVCache
+from nanogpt_kit.nn.hashed_dropout import HashedDropout
 
 logger = logging.getLogger(__name__)
 
@@ -52,7 +53,7 @@ class DecodingModel(nn.Module):
 
     def decoding_substitute(self, part: nn.Module, rows: int) -> nn.Module:
         """The module to use in place of a part of the model; the part itself where it is not replaced."""
-        if type(part) is nn.Dropout:
+        if type(part) in (nn.Dropout, HashedDropout):
             return nn.Identity()  # saves 4 us a call
         if not isinstance(part, nn.Linear) or not is_plain_linear(part):
             return part

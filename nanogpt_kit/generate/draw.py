@@ -19,7 +19,8 @@ from functools import cache
 import torch
 from torch import Tensor
 
-GOLDEN = 0x9E3779B97F4A7C15
+from nanogpt_kit.nn.splitmix import GOLDEN, splitmix64
+
 LARGE_VOCABULARY = 4096  # tokens from which it pays on a CPU to select the possible ones first
 
 
@@ -60,14 +61,6 @@ def arrival_times(seeds: Sequence[int], index: int, strides: Tensor) -> Tensor:
 def xor_shift_right(x: Tensor, by: int) -> Tensor:
     """x ^ x >> by, in place, zeros coming in from the left."""
     return x.bitwise_xor_((x >> by).bitwise_and_((1 << (64 - by)) - 1))
-
-
-def splitmix64(x: int) -> int:
-    """splitmix64's finalizer: a hash of 64 bits."""
-    x &= (1 << 64) - 1
-    x = (x ^ x >> 30) * 0xBF58476D1CE4E5B9 & (1 << 64) - 1
-    x = (x ^ x >> 27) * 0x94D049BB133111EB & (1 << 64) - 1
-    return x ^ x >> 31
 
 
 def as_int64(x: int) -> int:

@@ -3,7 +3,7 @@
 A hazard is reported where a call
 
 - changes something that its module holds, as a counter or the buffers of BatchNorm do;
-- draws random numbers, as dropout does: the order of the threads would decide which call gets which;
+- draws random numbers, as `F.dropout` does: the order of the threads would decide which call gets which;
 - changes a setting of the whole process, such as torch's choice of attention kernels;
 - gives other results or gradients while the other call is in progress. Both threads then alternate after every call of
   torch's API, so that the answer does not depend on luck: a write to memory that both use is found every time.

@@ -9,6 +9,7 @@ from nanogpt_kit.core.errors import Fault, KitError
 from nanogpt_kit.core.experiment import Experiment
 from nanogpt_kit.core.kinds import Init, Model, ModelContext, Optimizer, ParameterShape, Role
 from nanogpt_kit.nn.group_matches import freeze_parameters
+from nanogpt_kit.nn.hashed_dropout import hash_dropouts
 from nanogpt_kit.nn.optimizers import build_optimizer
 from nanogpt_kit.nn.parameter_groups import parameter_groups, peak_rates, rates_by_role
 from nanogpt_kit.nn.parameter_shapes import parameter_shapes
@@ -18,12 +19,14 @@ from nanogpt_kit.nn.uninitialized import build_on_meta
 def build_initialized(experiment: Experiment, vocab_size: int) -> tuple[nn.Module, dict[str, ParameterShape]]:
     """The model of an experiment with its initial weights, drawn from torch's generator, and its parameters.
 
-    Those of groups with `freeze` are frozen. Raises KitError where a group does not suit the model.
+    Those of groups with `freeze` are frozen, and its dropout is hashed. Raises KitError where a group does not suit the
+    model.
     """
     model = experiment.model.build(experiment.model_context(vocab_size))
     shapes = shapes_of_module(experiment, model, vocab_size)
     experiment.init.apply(model, shapes)
     freeze_parameters(experiment, model)
+    hash_dropouts(model)
     return model, shapes
 
 

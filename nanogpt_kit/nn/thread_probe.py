@@ -19,7 +19,9 @@ from nanogpt_kit.core.kinds import Model, ModelContext, Parallel
 from nanogpt_kit.core.options import RunContext
 from nanogpt_kit.nn.cache import KVCache
 from nanogpt_kit.nn.concurrent_calls import Call, hazard_of_calls, preserved_random_state
+from nanogpt_kit.nn.hashed_dropout import hash_dropouts
 from nanogpt_kit.nn.training_loss import TrainingLoss
+from nanogpt_kit.nn.training_pass import TrainingPass
 from nanogpt_kit.nn.uninitialized import build_on_meta, build_uninitialized
 
 LAYERS, WINDOWS, TOKENS, VOCABULARY = 2, 2, 16, 61  # of the small copy and its batches, at most
@@ -47,12 +49,13 @@ def training_hazard(model: Model, parallel: Parallel, ctx: RunContext) -> str | 
     """Why threads must not train a module of `model` concurrently on a CPU; None where they may."""
 
     def calls_of(module: nn.Module) -> tuple[Any, list[Call]]:
+        hash_dropouts(module)
         wrapped = parallel.wrap(module.train(), ctx)
         weights = [weight for weight in module.parameters() if weight.requires_grad]
 
         def train(ids: Tensor) -> list[Tensor | None]:
             segments = (ids % 5 == 0).cumsum(dim=1) if model.document_mask else None
-            with cpu_autocast(ctx.precision):
+            with TrainingPass(0, 0, 0, len(ids)).entered(), cpu_autocast(ctx.precision):
                 objective, loss, extras = TrainingLoss.of(wrapped(ids, ids.roll(-1, 1), segments))
             gradients = torch.autograd.grad(objective, weights, allow_unused=True)
             return [objective.detach(), loss, *extras.values(), *gradients]

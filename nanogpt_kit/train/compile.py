@@ -13,22 +13,27 @@ import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
 from torch import nn
-from torch.utils.checkpoint import checkpoint
+from torch.utils.checkpoint import checkpoint, create_selective_checkpoint_contexts
 
 from nanogpt_kit.checkpoint.rng import isolated_rng
 from nanogpt_kit.core.experiment import Experiment
 from nanogpt_kit.core.options import RunContext
 from nanogpt_kit.nn.compiler import compiler_obstacle
 from nanogpt_kit.nn.flops import published_peak_flops
+from nanogpt_kit.nn.hashed_dropout import HashedDropout
 from nanogpt_kit.nn.parts import transformer_blocks
+from nanogpt_kit.nn.training_pass import with_repeatable_calls
 from nanogpt_kit.train.world import World
 
 logger = logging.getLogger(__name__)
 
+# Compiled backward passes compute again in another order, so they take the keys from the forward pass
+KEEP_DROPOUT_KEYS = partial(create_selective_checkpoint_contexts, [torch.ops.nanogpt_kit.dropout_keys.default])
 COMPILED_BY_US: weakref.WeakSet[nn.Module] = weakref.WeakSet()
 
 # The cost and gain of compiling, for train.compile = "auto"; measured on two cores of an AMD EPYC.
@@ -161,14 +166,21 @@ def checkpoint_activations(model: nn.Module) -> None:
     Source: Chen et al. 2016, arXiv:1604.06174.
     """
     for block in transformer_blocks(model):
-        block.forward = with_recomputation(block.forward)
+        drops = any(isinstance(part, HashedDropout) and part.p for part in block.modules())
+        block.forward = with_recomputation(block.forward, drops)
 
 
-def with_recomputation(forward: Callable[..., Any]) -> Callable[..., Any]:
+def with_recomputation(forward: Callable[..., Any], drops: bool = False) -> Callable[..., Any]:
+    """`drops`: it calls HashedDropouts."""
+
     def in_training(*args: Any, **kwargs: Any) -> Any:
         if not torch.is_grad_enabled():
             return forward(*args, **kwargs)
-        return checkpoint(forward, *args, use_reentrant=False, **kwargs)
+        if not drops:
+            return checkpoint(forward, *args, use_reentrant=False, **kwargs)
+        if torch.compiler.is_compiling():
+            return checkpoint(forward, *args, use_reentrant=False, context_fn=KEEP_DROPOUT_KEYS, **kwargs)
+        return checkpoint(with_repeatable_calls(forward), *args, use_reentrant=False, **kwargs)
 
     in_training.recomputes = True  # type: ignore[attr-defined]  # read by decoding, which needs no gradients
     return in_training

@@ -18,9 +18,10 @@ import os
 import re
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import accumulate
 from typing import Any
 
 import torch
@@ -32,9 +33,12 @@ from nanogpt_kit.core.options import RunContext
 from nanogpt_kit.nn.flops import num_params
 from nanogpt_kit.nn.thread_probe import training_hazard
 from nanogpt_kit.nn.training_loss import TrainingLoss, sum_by_name
+from nanogpt_kit.nn.training_pass import TrainingPass
 from nanogpt_kit.nn.uninitialized import build_on_meta
 
 RECORDED = re.compile(r"([1-9]\d{0,3}) x ([1-9]\d{0,3}), unsplit ([1-9]\d{0,3})")
+EnterPass = Callable[[], AbstractContextManager[None]]
+
 MOST_CHUNKS = 4  # their Python code takes turns; more than two were not measured
 # Estimated seconds of a pass over one chunk. At 64 wide and 12 windows of 32 tokens, two chunks took 12.4 ms and the
 # whole batch 9.4 ms (in fp32, beside other work).
@@ -146,9 +150,9 @@ class ThreadedModel:
     def __call__(self, ids: Tensor, targets: Tensor, segments: Tensor | None = None) -> Tensor | TrainingLoss:
         dtype, enabled = torch.get_autocast_dtype("cpu"), torch.is_autocast_enabled("cpu")
 
-        def forward(*windows: Tensor) -> Any:
+        def forward(of_chunk: AbstractContextManager[None], *windows: Tensor) -> Any:
             # Autocast is set for each thread; its cache of cast weights is shared, and any thread would empty it
-            with torch.autocast("cpu", dtype, enabled, cache_enabled=False):
+            with of_chunk, torch.autocast("cpu", dtype, enabled, cache_enabled=False):
                 return self.wrapped(*windows)
 
         batch = [ids, targets] if segments is None else [ids, targets, segments]
@@ -156,13 +160,15 @@ class ThreadedModel:
             found: Tensor | TrainingLoss = self.wrapped(*batch)
             return found
         count = min(self.chunks, len(ids))
-        chunks = zip(*(tensor.tensor_split(count) for tensor in batch), strict=True)
+        chunks = list(zip(*(tensor.tensor_split(count) for tensor in batch), strict=True))
+        passes = passes_of_chunks([len(chunk[0]) for chunk in chunks])
         in_turn = ids.shape not in self.seen or any(map(has_hooks, self.modules))
         self.seen.add(ids.shape)
-        computed = self.run_all([partial(forward, *chunk) for chunk in chunks], in_turn)
+        calls = [partial(forward, enter(), *chunk) for enter, chunk in zip(passes, chunks, strict=True)]
+        computed = self.run_all(calls, in_turn)
         losses = [TrainingLoss.of(of_chunk) for of_chunk in computed]
         objectives = [loss.objective for loss in losses]
-        total: Tensor = SumOfChunks.apply(self.anchor, self, objectives, in_turn)  # type: ignore[no-untyped-call]
+        total: Tensor = SumOfChunks.apply(self.anchor, self, objectives, passes, in_turn)  # type: ignore[no-untyped-call]
         return total if isinstance(computed[0], Tensor) else total_loss(total, losses)
 
     def run_all(self, calls: Sequence[Callable[[], Any]], in_turn: bool) -> list[Any]:
@@ -176,12 +182,18 @@ class ThreadedModel:
             wait(others)
         return [first, *(other.result() for other in others)]
 
-    def backward(self, objectives: list[Tensor], grad: Tensor, in_turn: bool) -> None:
+    def backward(self, objectives: list[Tensor], passes: list[EnterPass], grad: Tensor, in_turn: bool) -> None:
         """Adds to the parameters' gradients, as `Tensor.backward` does."""
-        first, *others = objectives
         parameters = [parameter for parameter in self.parameters if parameter.requires_grad]
-        gradients_of = partial(torch.autograd.grad, inputs=parameters, grad_outputs=grad, allow_unused=True)
-        calls = [partial(first.backward, grad), *(partial(gradients_of, objective) for objective in others)]
+
+        def gradients_of(objective: Tensor, enter: EnterPass) -> Sequence[Tensor | None]:
+            with enter():
+                if objective is not objectives[0]:
+                    return torch.autograd.grad(objective, parameters, grad, allow_unused=True)
+                objective.backward(grad)  # type: ignore[no-untyped-call]
+                return ()
+
+        calls = [partial(gradients_of, *one) for one in zip(objectives, passes, strict=True)]
         _, *of_others = self.run_all(calls, in_turn)
         for gradients in of_others:
             for parameter, gradient in zip(parameters, gradients, strict=True):
@@ -202,14 +214,29 @@ class SumOfChunks(torch.autograd.Function):
     """The sum of the chunks' objectives; its backward pass runs theirs, a thread for each."""
 
     @staticmethod
-    def forward(ctx: Any, anchor: Tensor, model: ThreadedModel, objectives: list[Tensor], in_turn: bool) -> Tensor:
-        ctx.model, ctx.objectives, ctx.in_turn = model, objectives, in_turn
+    def forward(
+        ctx: Any,
+        anchor: Tensor,
+        model: ThreadedModel,
+        objectives: list[Tensor],
+        passes: list[EnterPass],
+        in_turn: bool,
+    ) -> Tensor:
+        ctx.model, ctx.objectives, ctx.passes, ctx.in_turn = model, objectives, passes, in_turn
         return torch.stack([objective.detach() for objective in objectives]).sum()
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[None, ...]:
-        ctx.model.backward(ctx.objectives, grad, ctx.in_turn)
-        return None, None, None, None
+        ctx.model.backward(ctx.objectives, ctx.passes, grad, ctx.in_turn)
+        return None, None, None, None, None
+
+
+def passes_of_chunks(sizes: list[int]) -> list[EnterPass]:
+    """The part of this thread's pass that each chunk is, given the windows of each."""
+    current = TrainingPass.current()
+    if current is None:
+        return [nullcontext] * len(sizes)
+    return [current.part(end - size, size).entered for end, size in zip(accumulate(sizes), sizes, strict=True)]
 
 
 def total_loss(objective: Tensor, chunks: Sequence[TrainingLoss]) -> TrainingLoss:

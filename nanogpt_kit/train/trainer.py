@@ -21,6 +21,7 @@ from nanogpt_kit.nn.initial_weights import build_initialized
 from nanogpt_kit.nn.optimizers import build_optimizer
 from nanogpt_kit.nn.parameter_groups import rates_by_role
 from nanogpt_kit.nn.training_loss import TrainingLoss, sum_by_name
+from nanogpt_kit.nn.training_pass import TrainingPass
 from nanogpt_kit.runs.folder import RunFolder
 from nanogpt_kit.train.batch_hook import batch_after_hooks
 from nanogpt_kit.train.checkpoints import Checkpoints
@@ -172,10 +173,12 @@ class Trainer:
 
     def accumulate(self, batch: Batch) -> dict[str, Tensor]:
         """Sums the gradients of this rank's windows over micro-batches. Returns its part of the mean losses."""
-        losses, size = [], self.progress.micro_batch_size
+        losses, size, seed = [], self.progress.micro_batch_size, self.experiment.train.seed
         micro_batches = batch.micro_batches(size, self.precision.device)
         for index, windows in enumerate(micro_batches):
-            with self.parallel.sync(last=index == len(micro_batches) - 1):
+            part = TrainingPass(seed, self.step, batch.first_index(index, size), len(windows[0]))
+            part.seed_generator(self.precision.device)
+            with self.parallel.sync(last=index == len(micro_batches) - 1), part.entered():
                 with self.precision.autocast():
                     sums = TrainingLoss.of(self.parallel(*windows)).counted(batch.is_counted(index, size))
                 mean = sums.objective / batch.divisor  # of all ranks, so that every token weighs the same

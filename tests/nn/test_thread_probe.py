@@ -39,8 +39,24 @@ def test_what_is_built_in_may_be_called_by_two_threads_at_once(parts: dict[str, 
     assert decoding_hazard(model) is None
 
 
-def test_dropout_forbids_threads_in_training_alone() -> None:
-    model = GPT(**OPTIONS, dropout=0.1)
+class OwnDraws(MLP):
+    def build(self, ctx: LayerContext) -> nn.Module:
+        return DrawingMLP(ctx.n_embd)
+
+
+class DrawingMLP(ResidualLinear):
+    def __init__(self, width: int) -> None:
+        super().__init__(width, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return nn.functional.dropout(super().forward(x), 0.1, self.training)
+
+
+@pytest.mark.parametrize("parts", PARTS, ids=str)
+def test_dropout_forbids_threads_only_where_a_component_draws_by_itself(parts: dict[str, Any]) -> None:
+    for precision in ("fp32", "bf16"):
+        assert training_hazard(GPT(**{**OPTIONS, **parts}, dropout=0.1), Single(), context(precision)) is None
+    model = GPT(**OPTIONS, mlp=OwnDraws())
     assert "random" in str(training_hazard(model, Single(), context()))
     assert decoding_hazard(model) is None
 

@@ -61,7 +61,6 @@ def one(run: dict[str, Any], rank: int, answer: Path) -> int:
     """In the process of a rank."""
     torch.set_num_threads(1)
     batches: list[list[int]] = []  # checksums of the windows that this rank has computed with, step by step
-    masks: list[int] = []
     gradients: list[list[float]] = []  # of the first step, where `gradients` is set
 
     class Watched(trainer.Trainer):
@@ -82,7 +81,6 @@ def one(run: dict[str, Any], rank: int, answer: Path) -> int:
                 self.parallel.clip = kept
             found = super().update(batch)
             self.parallel.clip = clip
-            masks.append(zlib.crc32(torch.get_rng_state().numpy().tobytes()))
             return found
 
     session.Trainer = Watched  # type: ignore[misc]
@@ -97,7 +95,7 @@ def one(run: dict[str, Any], rank: int, answer: Path) -> int:
         said |= {"code": 130, "told": str(error)}
     except BaseException:
         said |= {"code": 3, "told": traceback.format_exc()}
-    seen = {"batches": batches, "masks": masks, "gradients": gradients, "seconds": time.monotonic() - began}
+    seen = {"batches": batches, "gradients": gradients, "seconds": time.monotonic() - began}
     answer.write_text(json.dumps({**said, **seen}))
     return int(said["code"])
 

@@ -17,6 +17,7 @@ import pytest
 import torch
 
 from nanogpt_kit.checkpoint import store
+from nanogpt_kit.checkpoint.rng import seed_everything
 from nanogpt_kit.components.optimizer.adamw import AdamW
 from nanogpt_kit.core.errors import Busy, KitError, RunFailed
 from nanogpt_kit.core.experiment import Experiment
@@ -132,13 +133,40 @@ def test_resume_is_exact_in_short_types_too(tiny: Path, precision: str, assert_s
     assert_same(result(killed), result(whole_run(tiny, *options)))
 
 
-def test_a_checkpoint_without_random_state_would_not_resume_exactly(
+def test_dropout_resumes_exactly_whatever_the_random_state(
     tiny: Path, killed: RunFolder, monkeypatch: pytest.MonkeyPatch, assert_same: Same
 ) -> None:
-    monkeypatch.setattr(resume_point, "set_rng_state", lambda state: None)
+    monkeypatch.setattr(resume_point, "set_rng_state", lambda state: seed_everything(99))
     session.run(Experiment.load(tiny, ["callback=[]"]), resume="")
+    resumed, whole = result(killed), result(whole_run(tiny))
+    assert_same(resumed["metrics"], whole["metrics"])
+    assert_same(resumed["weights"], whole["weights"])
+
+
+OWN_DRAWS = """\
+import torch.nn.functional as F
+from nanogpt_kit.api import MLP, ResidualLinear
+
+class OwnDraws(MLP):
+    def build(self, ctx):
+        return Drawing(ctx.n_embd, ctx.n_embd)
+
+class Drawing(ResidualLinear):
+    def forward(self, x):
+        return F.dropout(super().forward(x), 0.2, self.training)
+"""
+
+
+def test_without_random_state_what_a_component_draws_would_not_resume_exactly(
+    tiny: Path, monkeypatch: pytest.MonkeyPatch, assert_same: Same
+) -> None:
+    tiny.with_name("own_draws.py").write_text(OWN_DRAWS, encoding="utf-8")
+    options = ("components=['killer.py', 'own_draws.py']", "model.mlp=own_draws", "model.dropout=0")
+    killed = killed_run(tiny, 13, *options)
+    monkeypatch.setattr(resume_point, "set_rng_state", lambda state: None)
+    session.run(Experiment.load(tiny, ["callback=[]", *options]), resume=str(killed))
     with pytest.raises(AssertionError):
-        assert_same(result(killed)["metrics"], result(whole_run(tiny))["metrics"])
+        assert_same(result(killed)["metrics"], result(whole_run(tiny, *options))["metrics"])
 
 
 def test_a_run_killed_before_its_first_checkpoint_starts_again(tiny: Path, assert_same: Same) -> None:

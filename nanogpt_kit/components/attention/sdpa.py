@@ -65,15 +65,17 @@ class FusedAttention(nn.Module):
         self.options = options
         self.window = options.window
         self.backend = options.backend
-        self.dropout = dropout
+        self.drop = nn.Dropout(dropout)
 
     def forward(self, q: Tensor, k: Tensor, v: Tensor, view: View) -> Tensor:
         fits = self.window is None or k.size(2) <= self.window  # no key is too far away
         plain = view.causal_square and view.slopes is None and fits
-        dropout = self.dropout if self.training else 0.0
+        dropout = self.drop.p if self.training else 0.0
         auto = self.backend == "auto" and is_written_out(q.device.type, q.dtype == torch.bfloat16, q.size(2))
         if plain and (auto or self.backend == "math"):
-            return attend(q, k, v, view.mask(), dropout)
+            return attend(q, k, v, view, None, self.drop)
+        if dropout and q.device.type == "cpu":  # the fused kernel would draw masks of its own
+            return attend(q, k, v, view, self.window, self.drop)
         grouped = k.size(1) != q.size(1)
         unmasked = view.unmasked and view.slopes is None and fits
         if unmasked:  # as for a single new token after a cache
@@ -111,10 +113,14 @@ class FusedAttention(nn.Module):
         return added
 
 
-def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor, dropout: float) -> Tensor:
-    """Attention written out, for masks that leave every query a key. torch's math kernel computes bf16 in fp32."""
+def attend(q: Tensor, k: Tensor, v: Tensor, view: View, window: int | None, drop: nn.Dropout) -> Tensor:
+    """Attention written out. torch's math kernel computes bf16 in fp32."""
     groups = q.size(1) // k.size(1)
     k, v = (x.repeat_interleave(groups, dim=1) if groups > 1 else x for x in (k, v))  # (B, H, S, D)
     scores = (q * (1 / math.sqrt(q.size(-1)))) @ k.mT  # (B, H, T, S)
-    weights = scores.float().masked_fill(~mask, float("-inf")).softmax(dim=-1)
-    return F.dropout(weights, dropout).to(v.dtype) @ v  # (B, H, T, D)
+    scores = scores.float() if view.slopes is None else scores.float() + view.penalty()
+    mask = view.mask(window)
+    weights: Tensor = scores.masked_fill(~mask, float("-inf")).softmax(dim=-1)
+    if not view.causal_square:
+        weights = weights.masked_fill(~mask, 0.0)  # a query without a key would be NaN
+    return drop(weights).to(v.dtype) @ v  # (B, H, T, D)
