@@ -6,7 +6,7 @@ import functools
 import hashlib
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated, Any, ClassVar, Self, TypeVar, cast, get_args
 
 from pydantic import (
@@ -25,6 +25,7 @@ from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 
 from nanogpt_kit.core.deprecation import Deprecation
 from nanogpt_kit.core.errors import Key, KitError, did_you_mean, option_error
+from nanogpt_kit.core.machine_choices import Candidate, MachineChoices
 from nanogpt_kit.core.paths import expand_path
 from nanogpt_kit.core.registry import Registry
 
@@ -109,6 +110,8 @@ class RunContext:
     splits: tuple[str, ...]  # of the dataset
     block_size: int  # of the model
     may_open_test: bool = False  # the test split is to be evaluated: only `compare --open-test` does that
+    # What is fastest on this machine; see `Component.candidates`
+    machine: MachineChoices = field(default_factory=MachineChoices.current, repr=False, compare=False)
 
     def split_refusal_reason(self, split: str) -> str | None:
         """Why a split cannot be evaluated, as a sentence for `Component.refusal_reason`; None where it can."""
@@ -135,6 +138,15 @@ class Component(Options):
     def explain_choices(self, ctx: RunContext) -> str | None:
         """What this component chose where its options say "auto", and why; None where they leave it no choice."""
         return None
+
+    def candidates(self, ctx: RunContext) -> Mapping[str, Mapping[str, Candidate]]:
+        """Ways to compute what this component does, whose speed depends on the chip: by task, then by name.
+
+        The first of a task is used unless another is measured to be clearly faster on this machine. A candidate is a
+        function without arguments that makes what it needs and returns the call to be timed. `machine.choice(task,
+        first)` of the context says which to use; a task that several components name is measured once.
+        """
+        return {}
 
     @classmethod
     def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
 from nanogpt_kit.core.kinds.mixer_options import check_uses
 from nanogpt_kit.core.layered_slots import check_lengths
+from nanogpt_kit.core.machine_choices import MachineChoices
 from nanogpt_kit.core.options import Component, PathStr
 
 if TYPE_CHECKING:
@@ -52,6 +53,8 @@ class LayerContext:
     dropout: float
     bias: bool
     layer: int = 0  # the index of its block, counted from 0; of a position, that of its first block
+    # What is fastest on this machine; see `Component.candidates`
+    machine: MachineChoices = field(default_factory=MachineChoices.current, repr=False, compare=False)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,0 +1,142 @@
+"""Measures which candidates of a task are fastest on this machine, and notices when other load made that unsound."""
+
+from __future__ import annotations
+
+import gc
+import logging
+import math
+import os
+import statistics
+import time
+from collections.abc import Callable, Mapping, Sequence
+
+from nanogpt_kit.core.machine_choices import Task
+
+logger = logging.getLogger(__name__)
+
+MIN_SAMPLE = 0.0005  # seconds that a sample takes; shorter calls are repeated, as the clock and a wake-up take some us
+MIN_ROUNDS, MAX_ROUNDS = 5, 25  # each candidate once in a round, in turn
+HOPELESS = 3.0  # times the time of the fastest first call: measured no further
+CLEARLY_FASTER = 0.95  # of the time of the rule's candidate; less is a tie, which goes to the rule
+# Beyond these the machine was doing something else meanwhile:
+MAX_WAITING = 0.05  # seconds for which threads of this process were ready but had no core, by second of measuring
+MAX_SPREAD = 0.25  # median distance from the median, by the median
+
+
+class Disturbed(Exception):
+    """Other load on the machine makes the times meaningless."""
+
+
+def measure(tasks: Sequence[Task], budget_seconds: float) -> dict[str, dict[str, float]] | None:
+    """Seconds of a call by task and candidate, the rule's candidate first; None where other load disturbed it.
+
+    Tasks for which the budget leaves no time are left out, as are candidates that fail here.
+    """
+    began = time.perf_counter()
+    waiting = CoreWaiting()
+    found: dict[str, dict[str, float]] = {}
+    collects = gc.isenabled()
+    gc.disable()
+    try:
+        for index, task in enumerate(tasks):
+            left = budget_seconds - (time.perf_counter() - began)
+            figures = time_candidates(task, left / (len(tasks) - index), waiting)
+            if figures:
+                found[task.name] = figures
+    except Disturbed as reason:
+        logger.debug("the calibration was discarded: %s", reason)
+        return None
+    finally:
+        if collects:
+            gc.enable()
+    return found
+
+
+def fastest(figures: Mapping[str, float]) -> str:
+    """The candidate to use. The first, which is the rule's, is used unless another is clearly faster."""
+    rule = next(iter(figures))
+    best = min(figures, key=figures.__getitem__)
+    return best if figures[best] < CLEARLY_FASTER * figures[rule] else rule
+
+
+def time_candidates(task: Task, seconds: float, waiting: CoreWaiting) -> dict[str, float]:
+    """The median seconds of a call of each candidate; empty where there was no time for enough rounds."""
+    began = time.perf_counter()
+    calls, first = {}, {}
+    for name, make in task.candidates.items():
+        try:
+            calls[name] = call = make()
+            call()  # the first call of a kind allocates memory and loads code
+            first[name] = sample(call, 1)
+        except (RuntimeError, NotImplementedError, ImportError, ValueError) as error:  # of torch: not on this machine
+            logger.debug("%s: %s fails here: %r", task.name, name, error)
+            calls.pop(name, None)
+        if time.perf_counter() - began > seconds and len(first) < len(task.candidates):
+            return {}
+    if task.rule not in first:  # the others have nothing to be compared with
+        return {}
+    for name in [name for name in first if name != task.rule and first[name] > HOPELESS * min(first.values())]:
+        del calls[name]
+    repeats = {name: max(1, math.ceil(MIN_SAMPLE / max(first[name], 1e-9))) for name in calls}
+    of_round = sum(repeats[name] * first[name] for name in calls)
+    rounds = min(MAX_ROUNDS, int((seconds - (time.perf_counter() - began)) / of_round))
+    if rounds < MIN_ROUNDS:
+        return {}
+    samples: dict[str, list[float]] = {name: [] for name in calls}
+    for index in range(rounds):
+        names = list(calls) if index % 2 else list(reversed(calls))
+        for name in names:
+            samples[name].append(sample(calls[name], repeats[name]))
+        waiting.check()
+    for name, times in samples.items():
+        check_spread(f"{task.name}: {name}", times)
+        first[name] = statistics.median(times)
+    return first
+
+
+def sample(call: Callable[[], object], repeats: int) -> float:
+    """Seconds of one call, as the mean of several in a row."""
+    began = time.perf_counter()
+    for _ in range(repeats):
+        call()
+    return (time.perf_counter() - began) / repeats
+
+
+def check_spread(name: str, times: Sequence[float]) -> None:
+    """Raises Disturbed where the times of a candidate differ too much from round to round."""
+    middle = statistics.median(times)
+    spread = statistics.median(abs(one - middle) for one in times) / middle
+    if spread > MAX_SPREAD:
+        raise Disturbed(f"{name} took {min(times):.2e} to {max(times):.2e} s")
+
+
+class CoreWaiting:
+    """The time for which threads of this process were ready to run, but other processes had the cores.
+
+    Linux counts it for each thread. Elsewhere it is unknown, and only the spread of the times shows the load.
+    """
+
+    def __init__(self) -> None:
+        self.began, self.before = time.perf_counter(), waited_seconds()
+
+    def check(self) -> None:
+        """Raises Disturbed where they waited for more than a small part of the time so far."""
+        waited = waited_seconds() - self.before
+        elapsed = time.perf_counter() - self.began
+        if waited > MAX_WAITING * max(elapsed, 0.02):
+            raise Disturbed(f"threads waited {waited:.3f} of {elapsed:.3f} s for a core")
+
+
+def waited_seconds() -> float:
+    """Seconds for which the living threads of this process waited for a core; 0 where the system does not say."""
+    total = 0
+    try:
+        for thread in os.listdir("/proc/self/task"):
+            try:
+                with open(f"/proc/self/task/{thread}/schedstat", "rb") as file:
+                    total += int(file.read().split()[1])
+            except FileNotFoundError:  # it has ended meanwhile
+                continue
+    except (OSError, ValueError, IndexError):
+        return 0.0
+    return total / 1e9

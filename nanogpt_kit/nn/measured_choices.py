@@ -1,0 +1,151 @@
+"""The choices for tasks: from memory, from the cache of this machine, or measured now."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import json
+import logging
+import os
+import platform
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Literal
+
+import torch
+from pydantic import BaseModel, ConfigDict, PositiveFloat
+
+from nanogpt_kit.core.errors import KitError
+from nanogpt_kit.core.machine_choices import MachineChoices, Task
+from nanogpt_kit.nn.calibration import fastest, measure
+from nanogpt_kit.system.folders import available_cores, cache_dir
+from nanogpt_kit.system.json_files import read_json, write_json
+from nanogpt_kit.system.reading import read_text
+
+logger = logging.getLogger(__name__)
+
+VARIABLE = "NANOGPT_KIT_CALIBRATION"  # off: rules only; a file: a record to use, also one of a run
+BUDGET_SECONDS = 2.0  # of one process, all its measuring together
+spent = 0.0  # seconds that this process has measured
+
+
+class Conditions(BaseModel):
+    """What figures depend on, besides the task."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    cpu: str
+    capability: str  # the instructions that torch uses: AVX512, AVX2, ...; ATEN_CPU_CAPABILITY lowers it
+    torch: str
+    cores: int  # that this process may use
+    threads: int  # of OpenMP, as OMP_NUM_THREADS or the number of cores says
+    wait_policy: str  # of OpenMP's threads
+
+    @property
+    def identity(self) -> str:
+        return hashlib.sha256(self.model_dump_json().encode()).hexdigest()[:16]
+
+
+class Calibration(BaseModel):
+    """What was measured under some conditions: a file in the user's cache folder."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+
+    format: Literal[1] = 1
+    conditions: Conditions
+    tasks: Mapping[str, Mapping[str, PositiveFloat]] = {}  # seconds of a call, by task and candidate; the rule's first
+
+
+def with_measured(choices: MachineChoices, tasks: Iterable[Task]) -> MachineChoices:
+    """`choices`, and those for `tasks` that it lacks. They come from the record that the environment names, else from
+    the cache of this machine; what is in neither is measured now, while the budget of this process lasts."""
+    missing = {task.name: task for task in tasks if task.name not in choices.choices}
+    setting = os.environ.get(VARIABLE, "")
+    if not missing or choices.is_closed or setting == "off":
+        return choices
+    if setting:
+        recorded = choices_of_file(setting)
+        return choices.extended({name: recorded[name] for name in missing if name in recorded})
+    conditions = current_conditions()
+    known = read_calibration(conditions).tasks
+    unknown = [task for name, task in missing.items() if not fits(known.get(name), task)]
+    if unknown and (measured := measure_within_budget(unknown)):
+        add_to_calibration(conditions, measured)
+        known = {**known, **measured}
+    found = {name: fastest(known[name]) for name, task in missing.items() if fits(known.get(name), task)}
+    return choices.extended(found)
+
+
+def fits(figures: Mapping[str, float] | None, task: Task) -> bool:
+    """Whether figures are those of the candidates that this version of the task has, some of which may have failed."""
+    return bool(figures) and next(iter(figures or ())) == task.rule and set(figures or ()) <= set(task.candidates)
+
+
+def measure_within_budget(tasks: list[Task]) -> dict[str, dict[str, float]]:
+    """Measured figures; none where other load disturbed them."""
+    import time
+
+    global spent
+    began = time.perf_counter()
+    figures = measure(tasks, BUDGET_SECONDS - spent) or {}
+    spent += time.perf_counter() - began
+    return figures
+
+
+@functools.cache
+def current_conditions() -> Conditions:
+    return Conditions(
+        cpu=cpu_name(),
+        capability=torch.backends.cpu.get_cpu_capability(),
+        torch=str(torch.__version__),
+        cores=len(available_cores()),
+        threads=int(os.environ.get("OMP_NUM_THREADS", "0")) or torch.get_num_threads(),
+        wait_policy=os.environ.get("OMP_WAIT_POLICY", "").lower(),
+    )
+
+
+def cpu_name() -> str:
+    """The model of the processor; virtual machines may give several the same name, so its family and stepping too."""
+    with suppress(OSError):
+        lines = [line.partition(":") for line in read_text(Path("/proc/cpuinfo")).split("\n\n")[0].splitlines()]
+        facts = {name.strip(): value.strip() for name, _, value in lines}
+        names = ("model name", "cpu family", "model", "stepping", "CPU implementer", "CPU part")
+        return " ".join(facts[name] for name in names if name in facts) or platform.machine()
+    return f"{platform.processor()} {platform.machine()}".strip()
+
+
+def calibration_file(conditions: Conditions) -> Path:
+    """Raises RuntimeError without a home."""
+    return cache_dir() / "calibration" / f"{conditions.identity}.json"
+
+
+def read_calibration(conditions: Conditions) -> Calibration:
+    """What was measured under these conditions; nothing where the file is absent, damaged or of another format."""
+    with suppress(OSError, RuntimeError, ValueError):
+        calibration = Calibration.model_validate(read_json(calibration_file(conditions)))
+        if calibration.conditions == conditions:
+            return calibration
+    return Calibration(conditions=conditions)
+
+
+def add_to_calibration(conditions: Conditions, figures: Mapping[str, Mapping[str, float]]) -> None:
+    """Adds figures to the file. Where two processes do so at once, one's may be lost, and are measured again."""
+    tasks = {**read_calibration(conditions).tasks, **figures}
+    with suppress(OSError, RuntimeError):  # a full or read-only disk, or no home: the next process measures again
+        file = calibration_file(conditions)
+        file.parent.mkdir(parents=True, exist_ok=True)
+        write_json(file, Calibration(conditions=conditions, tasks=tasks).model_dump())
+
+
+@functools.cache
+def choices_of_file(name: str) -> Mapping[str, str]:
+    """The choices in a file that the user names: a calibration, or the record of a run. Raises KitError."""
+    try:
+        values = json.loads(read_text(Path(name)))
+        if "tasks" in values:
+            return {task: fastest(figures) for task, figures in Calibration.model_validate(values).tasks.items()}
+        return {str(task): str(candidate) for task, candidate in values["choices"].items()}
+    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+        remedy = "name a machine_choices.json of a run, a file of the calibration cache, or off"
+        raise KitError(f"{VARIABLE}: {name} cannot be used: {error}; {remedy}") from None
