@@ -10,23 +10,27 @@ from nanogpt_kit.core.local_component import LocalEntry
 from nanogpt_kit.core.options import digest
 
 SECTIONS = ("model", "init", "parallel", "tokenizer")  # multipliers of an init and a vocabulary's size are constants
-TRAIN_OPTIONS = (
-    *("batch_tokens", "micro_batch_size", "precision", "device", "activation_checkpointing", "threads", "compile"),
-)
+TRAIN_OPTIONS = ("batch_tokens", "micro_batch_size", "precision", "device", "activation_checkpointing")
 CODE_SECTIONS = ("model", "init", "parallel")
 
 
 def graph_identity(experiment: Experiment) -> str:
-    """A hash that is equal for experiments whose steps compile the same graph on one machine.
+    """A hash that is equal for experiments whose steps compile the same graph on one machine, of the same code.
 
-    Seeds, steps, rates and all of the optimizer decide no graph. The code of the parts of the model does.
+    Seeds, steps, rates and all of the optimizer decide no graph.
     """
     values = experiment.resolved()
     options = {section: values.get(section) for section in SECTIONS}
     options["model"] = {key: value for key, value in values["model"].items() if key != "init_from"}
     train = {option: values["train"].get(option) for option in TRAIN_OPTIONS}
     targets = [schedule.target for schedule in experiment.schedules]
-    return digest([options, train, targets, graph_code(experiment)])
+    return digest([options, train, targets])
+
+
+def decides_graph(key: str) -> bool:
+    """Whether two values of an option, named as in "model.n_layer", have different graphs."""
+    section, _, option = key.partition(".")
+    return section in SECTIONS or (section == "train" and option in TRAIN_OPTIONS) or key.endswith(".target")
 
 
 def graph_code(experiment: Experiment) -> dict[str, Any]:

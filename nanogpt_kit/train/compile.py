@@ -25,6 +25,7 @@ from nanogpt_kit.nn.compiler import compiler_obstacle
 from nanogpt_kit.nn.parts import transformer_blocks
 from nanogpt_kit.train.compile_decision import Seconds, Work, decide, estimated_gain
 from nanogpt_kit.train.compile_record import CompileMemory, use_compiled_folder
+from nanogpt_kit.train.vector_instructions import all_instructions_work
 from nanogpt_kit.train.world import World
 
 logger = logging.getLogger(__name__)
@@ -113,6 +114,8 @@ class CompileChoice:
         options = list_mode_options(mode)
         if ctx.device == "cpu" and sys.platform == "linux":  # where it was measured
             options["cpp_wrapper"] = True  # kernels are called from C++, too: threads do not wait for Python's lock
+            if all_instructions_work():
+                options["cpp.vec_isa_ok"] = True
         if options_change:  # else every window is compiled for, up to a limit beyond which nothing is compiled
             torch._dynamo.config.allow_unspec_int_on_nn_module = True
         for module in [model] if ctx.world_size == 1 else transformer_blocks(model) or [model]:

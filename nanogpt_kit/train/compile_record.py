@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import platform
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
@@ -17,13 +17,17 @@ import torch
 from pydantic import Field
 
 from nanogpt_kit.core.errors import KitError
+from nanogpt_kit.core.experiment import Experiment
+from nanogpt_kit.core.graph_identity import graph_code, graph_identity
 from nanogpt_kit.core.options import digest
+from nanogpt_kit.nn.measured_choices import current_conditions
 from nanogpt_kit.runs.lock import Lock, is_locked
 from nanogpt_kit.runs.record import Record, Unreadable
 from nanogpt_kit.system.folders import cache_dir
 from nanogpt_kit.train.compile_decision import Seconds
 
 CACHE_VARIABLE = "TORCHINDUCTOR_CACHE_DIR"
+NAME_LENGTH = 24  # of a record's name: a part of a hash
 
 
 class CompileRecord(Record):
@@ -57,19 +61,19 @@ def use_compiled_folder() -> None:
 
 def machine_identity(device: str) -> list[str]:
     """All of a machine that decides what compiling a graph gives and takes here."""
-    chip = torch.cuda.get_device_name() if device == "cuda" else str(torch.cpu.get_capabilities().get("cpu_name"))
-    capability = torch.backends.cpu.get_cpu_capability()
-    return [str(torch.__version__), platform.python_version(), platform.machine(), chip, capability, device]
+    gpu = torch.cuda.get_device_name() if device == "cuda" else ""
+    return [current_conditions().identity, platform.python_version(), device, gpu]
 
 
 class CompileMemory:
     """The record of one graph. Nothing here raises: without a folder, or with a damaged record, nothing is known."""
 
-    def __init__(self, graph: list[object], device: str, description: str) -> None:
-        """`graph` is all that decides it besides the machine."""
-        self.description = description
-        self.task = f"compile {digest(graph)[:16]}"  # under which a run records its choice, on any machine
-        name = digest([graph, machine_identity(device)])[:24]
+    def __init__(self, experiment: Experiment, device: str, shape: Sequence[object]) -> None:
+        """`shape` is all that decides the graph besides the experiment, the code of its parts, and the machine."""
+        identity = graph_identity(experiment)
+        self.description = experiment.name
+        self.task = f"compile {identity[:16]}"  # under which a run records its choice, on any machine
+        name = digest([identity, graph_code(experiment), *shape, *machine_identity(device)])[:NAME_LENGTH]
         try:
             self.path: Path | None = records_folder() / f"{name}.json"
         except RuntimeError:
@@ -125,7 +129,7 @@ def known_graphs() -> list[CompileRecord]:
     """All records of the folder that can be read, newest first."""
     records: list[CompileRecord] = []
     with suppress(OSError, RuntimeError):
-        paths = sorted(records_folder().glob("*.json"), key=lambda path: path.stat().st_mtime, reverse=True)
+        paths = sorted(records_folder().glob(f"{'[0-9a-f]' * NAME_LENGTH}.json"), key=lambda path: path.stat().st_mtime, reverse=True)
         for path in paths:
             with suppress(OSError, Unreadable):
                 records.append(CompileRecord.read(path))

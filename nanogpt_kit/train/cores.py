@@ -55,6 +55,7 @@ class CoreAllocation:
     unsplit_reason: str = field(
         default="", compare=False
     )  # why the windows are not split, where that would have been faster
+    available: int = field(default=1, compare=False)  # threads that the run may use, also where a step uses fewer
 
     def __str__(self) -> str:
         count = self.chunks * self.threads
@@ -69,7 +70,7 @@ class CoreAllocation:
         most = asked or torch.get_num_threads()
         module = build_on_meta(experiment.model, vocab_size) if ctx.device == "cpu" else None
         if module is None:
-            return cls(1, most, most)
+            return cls(1, most, most, available=most)
         windows = -(-experiment.step_plan.most_windows // ctx.world_size)  # of the largest step, rounded up
         if isinstance(experiment.train.micro_batch_size, int):
             windows = min(windows, experiment.train.micro_batch_size)
@@ -79,9 +80,10 @@ class CoreAllocation:
             unsplit_reason = split_obstacle(experiment, ctx) or ""
             chunks = 1 if unsplit_reason else chunks
         if asked or "OMP_NUM_THREADS" in os.environ:
-            return cls(chunks, most // chunks, most, unsplit_reason)
+            return cls(chunks, most // chunks, most, unsplit_reason, most)
         useful = int(seconds / MIN_SECONDS_PER_THREAD)
-        return cls(chunks, max(1, min(most // chunks, useful // chunks)), max(1, min(most, useful)), unsplit_reason)
+        threads, unsplit_threads = max(1, min(most // chunks, useful // chunks)), max(1, min(most, useful))
+        return cls(chunks, threads, unsplit_threads, unsplit_reason, most)
 
 
 def best_chunk_count(windows: int, threads: int, seconds: float) -> int:

@@ -13,7 +13,6 @@ from torch import Tensor, nn
 import nanogpt_kit
 from nanogpt_kit.core.errors import KitError, dotted
 from nanogpt_kit.core.experiment import Experiment
-from nanogpt_kit.core.graph_identity import graph_identity
 from nanogpt_kit.core.integers import ceil_div
 from nanogpt_kit.core.kinds import OrderContext, WrappedModel
 from nanogpt_kit.core.options import RunContext
@@ -117,7 +116,7 @@ class Setup:
         """Chooses whether to compile, the same on all ranks; the first pass compiles."""
         experiment, ctx, size = self.experiment, self.placement.ctx, progress.micro_batch_size
         work = Work.of(experiment, progress.step, runs_to_come())
-        memory = CompileMemory(self.graph(size), ctx.device, f"{experiment.name}, {ctx.precision}")
+        memory = CompileMemory(experiment, ctx.device, self.graph_shape(size))
         choice = CompileChoice.choose(experiment.train.compile, ctx, work, memory, self.placement.world, trial)
         if choice.mode != "off":
             micro_steps = ceil_div(self.windows_per_rank, size)
@@ -125,11 +124,11 @@ class Setup:
             choice.apply(trial.model, ctx, micro_steps, equal_steps, options_change)
         return choice
 
-    def graph(self, micro_batch_size: int) -> list[object]:
-        """All that decides which graph is compiled, besides the machine."""
-        ctx, cores = self.placement.ctx, self.cores
-        shape = [self.data.encoder.vocab_size, micro_batch_size, self.windows_per_rank, cores.chunks, cores.threads]
-        return [graph_identity(self.experiment), ctx.precision, ctx.world_size, *shape]
+    def graph_shape(self, micro_batch_size: int) -> list[object]:
+        """All that decides which graph is compiled besides the experiment and the machine."""
+        ctx, cores, autotuned = self.placement.ctx, self.cores, self.experiment.train.compile == "max-autotune"
+        windows = [micro_batch_size, self.windows_per_rank, cores.chunks, cores.threads]
+        return [ctx.precision, ctx.world_size, self.data.encoder.vocab_size, *windows, autotuned]
 
     @property
     def windows_per_rank(self) -> int:

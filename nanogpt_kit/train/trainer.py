@@ -213,6 +213,7 @@ class Trainer:
             data=lambda: self.data,
             interrupted=self.stop.interrupted,
             show=partial(publish_samples, run=self, hooks=self.hooks, file=self.folder.samples),
+            threads=self.cores.available,
         )
 
     def generator(self) -> TextGenerator:

@@ -16,6 +16,7 @@ import tomli
 from optuna.trial import TrialState
 
 from nanogpt_kit.core.errors import BUSY, FAILED, MISTAKE, Fault, did_you_mean
+from nanogpt_kit.core.runs_to_come import expected_runs
 from nanogpt_kit.launch.slot_process import SlotProcess
 from nanogpt_kit.launch.slots import MachineSlot
 from nanogpt_kit.runs.lock import Lock
@@ -113,9 +114,16 @@ class TrialProcess:
         arguments = ["run", str(spec), f"--into={self.run.folder.path}", "--verbose"]  # its output is a log file
         if self.study.plan.nproc > 1:
             arguments.append(f"--nproc={self.study.plan.nproc}")
-        self.process = SlotProcess(arguments, slot, self.run_file(".log"))
+        with expected_runs(self.runs_to_come()):  # they share what compiling costs
+            self.process = SlotProcess(arguments, slot, self.run_file(".log"))
         write_atomically(self.run_file(".pid"), str(self.process.process.pid))
         return None
+
+    def runs_to_come(self) -> int:
+        """The runs of this study that follow the current one, or run beside it, and compile the same graph."""
+        others = [trial.number for trial in self.study.unfinished() if trial.number != self.index]
+        later = len(self.runs) - self.run_index - 1
+        return later + self.study.plan.runs_of_graph(self.run.experiment, others)
 
     def run_file(self, suffix: str) -> Path:
         """A file of the sweep about the current run."""
