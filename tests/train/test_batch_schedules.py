@@ -233,12 +233,12 @@ def test_a_batch_that_becomes_larger_than_the_memory_is_blamed_on_its_schedule(
     assert all(word in fault.message for word in ("8,000,000,000 tokens", "128,000,000,000 bytes", "10,000,000,000"))
 
 
-def test_cores_and_the_estimate_of_compiling_are_for_the_largest_step_and_all_tokens(tiny: Path) -> None:
+def test_cores_are_chosen_for_the_largest_step(tiny: Path) -> None:
     ctx = RunContext(device="cpu", precision="bf16", world_size=1, splits=("train", "val"), block_size=16)
     grown = 'schedule=[{use="constant"}, {use="piecewise", knots=[[0.4, 1], [0.5, 2000]], target="train.batch_tokens"}]'
-    whole, half, large = (
+    whole, large = (
         Experiment.load(tiny, overrides)
-        for overrides in ([], [BATCH], [grown, "train.micro_batch_size=100000", "train.threads=2", "model.dropout=0.0"])
+        for overrides in ([], [grown, "train.micro_batch_size=100000", "train.threads=2", "model.dropout=0.0"])
     )
     unequal, equal = (
         CoreAllocation.choose(one, ctx, 256)
