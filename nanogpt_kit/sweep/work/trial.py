@@ -16,10 +16,13 @@ import tomli
 from optuna.trial import TrialState
 
 from nanogpt_kit.core.errors import BUSY, FAILED, MISTAKE, Fault, did_you_mean
-from nanogpt_kit.core.runs_to_come import expected_runs
+from nanogpt_kit.core.machine_choices import CALIBRATION
+from nanogpt_kit.core.runs_to_come import RUNS_TO_COME
 from nanogpt_kit.launch.slot_process import SlotProcess
 from nanogpt_kit.launch.slots import MachineSlot
 from nanogpt_kit.runs.lock import Lock
+from nanogpt_kit.runs.machine_choices import FILE_NAME as MACHINE_CHOICES
+from nanogpt_kit.runs.machine_choices import ChoicesRecord, compile_choices
 from nanogpt_kit.runs.metrics import MetricsReader
 from nanogpt_kit.runs.status import Status
 from nanogpt_kit.sweep.study.ownership import HEARTBEAT_SECONDS, send_heartbeat
@@ -114,10 +117,20 @@ class TrialProcess:
         arguments = ["run", str(spec), f"--into={self.run.folder.path}", "--verbose"]  # its output is a log file
         if self.study.plan.nproc > 1:
             arguments.append(f"--nproc={self.study.plan.nproc}")
-        with expected_runs(self.runs_to_come()):  # they share what compiling costs
-            self.process = SlotProcess(arguments, slot, self.run_file(".log"))
+        variables = {CALIBRATION: str(self.write_choices()), RUNS_TO_COME: str(self.runs_to_come())}
+        self.process = SlotProcess(arguments, slot, self.run_file(".log"), variables)
         write_atomically(self.run_file(".pid"), str(self.process.process.pid))
         return None
+
+    def write_choices(self) -> Path:
+        """Writes the choices of the study for its runs on this machine, each of which records those that it uses.
+
+        Whether a graph is compiled is chosen by the first run that has it.
+        """
+        file = self.folder / "trials" / MACHINE_CHOICES
+        compiled = compile_choices(sorted(self.folder.glob(self.study.plan.run_folders)))
+        ChoicesRecord(choices={**compiled, **self.study.machine_choices()}).write(file)
+        return file.absolute()
 
     def runs_to_come(self) -> int:
         """The runs of this study that follow the current one, or run beside it, and compile the same graph."""
