@@ -9,7 +9,7 @@ Measured on two cores of an AMD EPYC (Zen 5), tokens/s of tiny Shakespeare's val
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -42,7 +42,10 @@ class BatchLosses:
     def of(self, batches: Iterable[Batch]) -> Iterator[float]:
         """The sum over the targets of each batch, in order; Python floats, since their sum needs double precision."""
         if not self.is_divisible():
-            with torch.no_grad(), self.precision.autocast():  # around all batches: it keeps the weights that it has cast
+            with (
+                torch.no_grad(),
+                self.precision.autocast(),
+            ):  # around all batches: it keeps the weights that it has cast
                 yield from map(self.loss_of, batches)
             return
         with single_threads(self.threads, self.precision) as pool:
@@ -58,7 +61,9 @@ class BatchLosses:
         """Whether several threads may use the module at once, and nothing but it is called for a batch."""
         if self.precision.device != "cpu" or any(map(is_sharded, self.module.parameters())):
             return False
-        return not any(map(has_hooks, self.module.modules())) and not evaluation_hazard(self.options, self.precision.name)
+        return not any(map(has_hooks, self.module.modules())) and not evaluation_hazard(
+            self.options, self.precision.name
+        )
 
     def loss_of(self, batch: Batch) -> float:
         total, size = 0.0, len(batch.ids)

@@ -148,7 +148,9 @@ class CompileChoice:
         if world.rank == 0:
             self.remember(Seconds(**{"cold" if was_cold else "warm": seconds}, eager=self.eager, compiled=compiled))
         if self.eager is not None and compiled is not None and compiled >= self.eager:
-            return self.withdrawn(trial.model, f"compiled, its passes take {compiled:.3f} s and {self.eager:.3f} without")
+            return self.withdrawn(
+                trial.model, f"compiled, its passes take {compiled:.3f} s and {self.eager:.3f} without"
+            )
         return self
 
     @contextmanager

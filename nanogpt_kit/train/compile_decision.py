@@ -74,9 +74,8 @@ def decide(work: Work, known: Seconds, eager: float, gain: float, blocks: int) -
     `known` has priority over the estimates: `gain`, and the seconds that so many blocks of a network take to compile.
     The runs that follow train as long as this one does, and find the graph in the cache.
     """
-    is_measured = known.compiled is not None and known.eager is not None and known.eager > 0
-    if is_measured:
-        assert known.compiled is not None and known.eager is not None, "checked"
+    is_measured = bool(known.compiled and known.eager)
+    if known.compiled and known.eager:
         gain = 1 - known.compiled / known.eager
     if gain <= 0:
         how = "was measured" if is_measured else "is expected"
@@ -92,5 +91,7 @@ def decide(work: Work, known: Seconds, eager: float, gain: float, blocks: int) -
     of_runs = f" of {runs} runs" if runs > 1 else ""
     source = "measured here before" if is_measured else "estimated"
     state = "warm" if known.is_warm else "empty"
-    why = f"saves {saved:,.0f} of {seconds * runs:,.0f} s{of_runs} and costs {cost:,.0f} s with a {state} cache; {source}"
+    why = (
+        f"saves {saved:,.0f} of {seconds * runs:,.0f} s{of_runs} and costs {cost:,.0f} s with a {state} cache; {source}"
+    )
     return Decision(saved > least * cost, why)

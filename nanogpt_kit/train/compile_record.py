@@ -130,7 +130,11 @@ def known_graphs() -> list[CompileRecord]:
     """All records of the folder that can be read, newest first."""
     records: list[CompileRecord] = []
     with suppress(OSError, RuntimeError):
-        paths = sorted(records_folder().glob(f"{'[0-9a-f]' * NAME_LENGTH}.json"), key=lambda path: path.stat().st_mtime, reverse=True)
+        paths = sorted(
+            records_folder().glob(f"{'[0-9a-f]' * NAME_LENGTH}.json"),
+            key=lambda path: path.stat().st_mtime,
+            reverse=True,
+        )
         for path in paths:
             with suppress(OSError, Unreadable):
                 records.append(CompileRecord.read(path))

@@ -11,10 +11,11 @@ from nanogpt_kit.core.graph_identity import graph_identity
 from nanogpt_kit.core.runs_to_come import RUNS_TO_COME, expected_runs, runs_to_come
 from nanogpt_kit.train.compile_decision import Decision, Seconds, Work, decide
 
+UNKNOWN = Seconds()
 KNOWN = Seconds(cold=30, warm=3, eager=0.05, compiled=0.03)  # saves 0.4 of a pass
 
 
-def decision(work: Work, known: Seconds = Seconds(), eager: float = 0.05, gain: float = 0.1) -> Decision:
+def decision(work: Work, known: Seconds = UNKNOWN, eager: float = 0.05, gain: float = 0.1) -> Decision:
     return decide(work, known, eager, gain, blocks=4)
 
 
@@ -29,9 +30,7 @@ def decision(work: Work, known: Seconds = Seconds(), eager: float = 0.05, gain: 
         (1_000_000, Seconds(cold=30, warm=3, eager=0.05, compiled=0.06), False),  # a loss, however long the run is
     ],
 )
-def test_what_was_measured_decides_and_estimates_where_nothing_was(
-    passes: int, known: Seconds, compiles: bool
-) -> None:
+def test_what_was_measured_decides_and_estimates_where_nothing_was(passes: int, known: Seconds, compiles: bool) -> None:
     assert decision(Work(passes), known).compiles is compiles
 
 
@@ -63,12 +62,16 @@ def test_passes_over_growing_batches_count_by_their_tokens(tiny: Path) -> None:
     assert Work.of(experiment, 0, 0).passes == pytest.approx(sum(windows) / (windows[0] + windows[-1]))
 
 
-@pytest.mark.parametrize("other", ["train.seed=5", "train.steps=99", "optimizer.lr=0.01", "evaluate.batch_size=3", "note=x"])
+@pytest.mark.parametrize(
+    "other", ["train.seed=5", "train.steps=99", "optimizer.lr=0.01", "evaluate.batch_size=3", "note=x"]
+)
 def test_options_that_decide_no_graph_share_it(tiny: Path, other: str) -> None:
     assert graph_identity(Experiment.load(tiny, [other])) == graph_identity(Experiment.load(tiny))
 
 
-@pytest.mark.parametrize("other", ["model.n_layer=3", "model.norm=rmsnorm", "train.precision=bf16", "model.dropout=0.3"])
+@pytest.mark.parametrize(
+    "other", ["model.n_layer=3", "model.norm=rmsnorm", "train.precision=bf16", "model.dropout=0.3"]
+)
 def test_options_that_decide_a_graph_have_another(tiny: Path, other: str) -> None:
     assert graph_identity(Experiment.load(tiny, [other])) != graph_identity(Experiment.load(tiny))
 

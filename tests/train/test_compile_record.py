@@ -1,14 +1,12 @@
-"""What compiling took and gained is remembered by graph; no record, and no folder, ends a run or misleads it for long."""
+"""What compiling took and gained is remembered by graph; no record ends a run, or misleads it for long."""
 
 from __future__ import annotations
 
 import json
 import os
-import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -20,8 +18,13 @@ from nanogpt_kit.core.options import RunContext
 from nanogpt_kit.train import compile as compiling
 from nanogpt_kit.train.compile import CompileChoice, Trial
 from nanogpt_kit.train.compile_decision import Seconds, Work
-from nanogpt_kit.train.compile_record import CACHE_VARIABLE, CompileMemory, compiled_folder, known_graphs
-from nanogpt_kit.train.compile_record import use_compiled_folder
+from nanogpt_kit.train.compile_record import (
+    CACHE_VARIABLE,
+    CompileMemory,
+    compiled_folder,
+    known_graphs,
+    use_compiled_folder,
+)
 from nanogpt_kit.train.world import World
 
 CPU = RunContext(device="cpu", precision="bf16", world_size=1, splits=("train", "val"), block_size=16)
@@ -144,7 +147,9 @@ def test_trial_passes_change_no_buffer_and_no_random_number() -> None:
     assert torch.equal(torch.get_rng_state(), state)
 
 
-@pytest.mark.parametrize("content", ["", "{", "[]", '{"format": 99}', '{"format": 2, "graph": "x", "warm_seconds": -1}'])
+@pytest.mark.parametrize(
+    "content", ["", "{", "[]", '{"format": 99}', '{"format": 2, "graph": "x", "warm_seconds": -1}']
+)
 def test_a_damaged_or_foreign_record_is_as_none(memory: CompileMemory, content: str) -> None:
     memory.write(MEASURED)
     assert memory.path is not None
@@ -195,7 +200,9 @@ def test_without_a_folder_nothing_is_known_and_nothing_fails(tiny: Path, monkeyp
     assert memory.read() == Seconds()
 
 
-def test_the_cache_of_the_compiler_is_in_the_users_cache_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_cache_of_the_compiler_is_in_the_users_cache_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     use_compiled_folder()
     assert os.environ[CACHE_VARIABLE] == str(tmp_path / "cache" / "nanogpt-kit" / "compiled")
     monkeypatch.setenv(CACHE_VARIABLE, str(tmp_path / "mine"))
