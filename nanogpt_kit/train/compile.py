@@ -22,6 +22,7 @@ from nanogpt_kit.checkpoint.rng import isolated_rng
 from nanogpt_kit.core.machine_choices import MachineChoices
 from nanogpt_kit.core.options import RunContext
 from nanogpt_kit.nn.compiler import compiler_obstacle
+from nanogpt_kit.nn.flops import num_params
 from nanogpt_kit.nn.parts import transformer_blocks
 from nanogpt_kit.train.compile_decision import Seconds, Work, decide, estimated_gain
 from nanogpt_kit.train.compile_record import CompileMemory, use_compiled_folder
@@ -46,6 +47,7 @@ class CompileChoice:
     task: str = ""  # under which the run records the mode, where "auto" chose it
     memory: CompileMemory | None = None  # what is known of its graph
     eager: float | None = None  # seconds of a step's passes uncompiled, where they were timed now
+    import_seconds: float = 0.0  # of the compiler, a part of what compiling costs
 
     @classmethod
     def choose(
@@ -85,26 +87,27 @@ class CompileChoice:
     ) -> CompileChoice:
         """Times a few passes where compiling may pay, and decides with what is known of the graph."""
         work, known = world.broadcast((work, memory.read()))
-        gain = estimated_gain(ctx.device, ctx.precision)
+        blocks = transformer_blocks(trial.model)
+        gain = estimated_gain(ctx.device, ctx.precision, num_params(blocks[0]) if blocks else 0)
         if not gain and known.compiled is None:
             return cls("off", f"no gain is expected for this model in {ctx.precision} on {ctx.device}")
         if work.passes * (1 + work.runs_to_come) < MIN_PASSES:
             return cls("off", "the run is too short to gain from it")
-        blocks = len(transformer_blocks(trial.model))
-        eager = trial.seconds(world, lambda seconds: decide(work, known, seconds, gain, blocks).compiles)
-        decision = decide(work, known, eager, gain, blocks)
+        eager = trial.seconds(world, lambda seconds: decide(work, known, seconds, gain, len(blocks)).compiles)
+        decision = decide(work, known, eager, gain, len(blocks))
         mode = "default" if decision.compiles else "off"
         return cls(mode, decision.why, memory.task, memory, eager)
 
     def apply(
         self, model: nn.Module, ctx: RunContext, micro_steps: int, equal_steps: bool, options_change: bool
-    ) -> None:
-        """Makes the first call of the model compile it. With several processes each block is compiled separately, so
-        that they can synchronize between blocks.
+    ) -> CompileChoice:
+        """Makes the first call of the model compile it; the choice with what that took. With several processes each
+        block is compiled separately, so that they can synchronize between blocks.
 
         Where steps are not equal, it is compiled for batches of any size. `options_change`: schedules set options of
         its parts.
         """
+        began = time.perf_counter()
         use_compiled_folder()
         from torch._inductor import list_mode_options  # and with it the compiler, which other runs never import
 
@@ -122,6 +125,7 @@ class CompileChoice:
             dynamic = True if not equal_steps else None if options_change else False
             module.compile(options=options, dynamic=dynamic)
             COMPILED_BY_US.add(module)
+        return replace(self, import_seconds=time.perf_counter() - began)
 
     def warm_up(self, trial: Trial, world: World) -> CompileChoice:
         """Compiles now, by a forward and backward pass, so that no step pays for it; and remembers what it took.
@@ -137,7 +141,7 @@ class CompileChoice:
                 trial.compile()
             except Exception as error:  # of the compiler, of C++, or of a part that it cannot read
                 failure = str(error).strip().partition("\n")[0] or repr(error)
-            seconds, was_cold = time.perf_counter() - began, cache_misses() != before
+            seconds, was_cold = self.import_seconds + time.perf_counter() - began, cache_misses() != before
         first = next(filter(None, world.all_gather(failure)), None)
         if first is not None:
             if world.rank == 0:

@@ -128,7 +128,7 @@ class Setup:
         if choice.mode != "off":
             micro_steps = ceil_div(self.windows_per_rank, size)
             equal_steps, options_change = experiment.step_plan.has_equal_steps, bool(targets_of_parts(experiment))
-            choice.apply(trial.model, ctx, micro_steps, equal_steps, options_change)
+            choice = choice.apply(trial.model, ctx, micro_steps, equal_steps, options_change)
         return choice
 
     def graph_shape(self, micro_batch_size: int) -> list[object]:
