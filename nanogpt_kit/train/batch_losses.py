@@ -4,8 +4,8 @@ A batch is computed by a single thread of torch, so that its loss has the same b
 no thread waits for another after each operation. Weights are cast to 16 bits once, not for each batch.
 
 Measured on two cores of an AMD EPYC (Zen 5), tokens/s of tiny Shakespeare's validation split, and before:
-105,900 and 53,500 (4 blocks, 128 wide; 102,400 in the forward pass of a compiled training), 12,200 and 10,600 (6 blocks,
-384 wide), 1,111 and 937 (GPT-2 124M).
+105,900 and 53,500 (4 blocks, 128 wide; 102,400 in the forward pass of a compiled training), 12,200 and 10,600
+(6 blocks, 384 wide), 1,111 and 937 (GPT-2 124M).
 """
 
 from __future__ import annotations
