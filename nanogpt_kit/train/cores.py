@@ -135,8 +135,8 @@ def split_obstacle(experiment: Experiment, ctx: RunContext) -> str | None:
 class ThreadedModel:
     """A ParallelModel that splits the windows of a batch among threads of this process.
 
-    The chunks of the first batch of each shape are computed one after another, since that may compile; so are all
-    chunks while modules have hooks. The sums are the same either way. While a parameter has hooks, nothing is split.
+    The chunks of the first batch of each shape are computed one after another, since that may compile, also where the
+    model was not to be compiled before; so are all chunks while modules have hooks. The sums are the same either way. While a parameter has hooks, nothing is split.
     """
 
     def __init__(self, wrapped: WrappedModel, model: nn.Module, chunks: int) -> None:
@@ -146,7 +146,7 @@ class ThreadedModel:
         self.parameters = list(model.parameters())
         self.pool = ThreadPoolExecutor(chunks - 1, "windows", torch.set_num_threads, (torch.get_num_threads(),))
         self.anchor = torch.zeros((), requires_grad=True)  # an input that makes autograd call the backward pass
-        self.seen: set[torch.Size] = set()
+        self.seen: set[tuple[torch.Size, bool]] = set()  # shapes of batches, and whether the model was to be compiled
 
     def __call__(self, ids: Tensor, targets: Tensor, segments: Tensor | None = None) -> Tensor | TrainingLoss:
         dtype, enabled = torch.get_autocast_dtype("cpu"), torch.is_autocast_enabled("cpu")
@@ -162,8 +162,9 @@ class ThreadedModel:
             return found
         count = min(self.chunks, len(ids))
         chunks = zip(*(tensor.tensor_split(count) for tensor in batch), strict=True)
-        in_turn = ids.shape not in self.seen or any(map(has_hooks, self.modules))
-        self.seen.add(ids.shape)
+        seen = ids.shape, getattr(self.modules[0], "_compiled_call_impl", None) is not None
+        in_turn = seen not in self.seen or any(map(has_hooks, self.modules))
+        self.seen.add(seen)
         computed = self.run_all([partial(forward, *chunk) for chunk in chunks], in_turn)
         losses = [TrainingLoss.of(of_chunk) for of_chunk in computed]
         objectives = [loss.objective for loss in losses]
