@@ -174,13 +174,14 @@ def compiled_graphs() -> Iterator[Fact]:
     size = folder_bytes(folder)
     text = f"{len(records)} known, {format_bytes(size)} in {folder}, which may be removed at any time"
     yield Fact("compiled graphs", text, values={"path": str(folder), "bytes": size, "graphs": len(records)})
-    for record in records[:SHOWN_GRAPHS]:
+    for number, record in enumerate(records[:SHOWN_GRAPHS], 1):
         known = record.seconds
         costs = {"cold": known.cold, "warm": known.warm}
         parts = [f"{seconds:.1f} s with a {cache} cache" for cache, seconds in costs.items() if seconds is not None]
         if known.eager and known.compiled:
             parts.append(f"a step's passes take {1000 * known.compiled:.1f} ms instead of {1000 * known.eager:.1f}")
-        yield Fact(f"  {record.graph}", ", ".join(parts), values=record.model_dump(exclude_none=True))
+        text = f"{record.graph}: {', '.join(parts)}"
+        yield Fact(f"compiled graph {number}", text, values=record.model_dump(exclude_none=True))
 
 
 def several_processes() -> Iterator[Fact]:

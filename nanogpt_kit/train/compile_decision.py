@@ -75,7 +75,7 @@ def estimated_gain(device: str, precision: str, block_parameters: int) -> float:
 def decide(work: Work, known: Seconds, eager: float, gain: float, blocks: int) -> Decision:
     """Whether compiling pays where a step's passes take `eager` seconds uncompiled.
 
-    `known` has priority over the estimates: `gain`, and the seconds that so many blocks of a network take to compile.
+    `known` has priority over the estimates: `gain`, and the seconds that a network of `blocks` blocks takes to compile.
     The runs that follow train as long as this one does, and find the graph in the cache.
     """
     is_measured = bool(known.compiled and known.eager)

@@ -136,7 +136,8 @@ class ThreadedModel:
     """A ParallelModel that splits the windows of a batch among threads of this process.
 
     The chunks of the first batch of each shape are computed one after another, since that may compile, also where the
-    model was not to be compiled before; so are all chunks while modules have hooks. The sums are the same either way. While a parameter has hooks, nothing is split.
+    model was not to be compiled before; so are all chunks while modules have hooks. The sums are the same either way.
+    While a parameter has hooks, nothing is split.
     """
 
     def __init__(self, wrapped: WrappedModel, model: nn.Module, chunks: int) -> None:

@@ -95,7 +95,7 @@ class Scene:
         self.min_tokens = 0  # as without a pruner's first rung
         monkeypatch.setattr(trial_module, "SlotProcess", self.start)
 
-    def start(self, arguments: Sequence[str], slot: MachineSlot, log: Path) -> Played:
+    def start(self, arguments: Sequence[str], slot: MachineSlot, log: Path, variables: dict[str, str]) -> Played:
         folder = RunFolder(Path(next(word for word in arguments if word.startswith("--into=")).removeprefix("--into=")))
         assert arguments[0] == "run"
         self.slots.append(slot)

@@ -148,7 +148,7 @@ def test_what_cannot_be_compiled_runs_uncompiled(tiny: Path, caplog: pytest.LogC
 def test_a_signal_ends_a_run_that_compiles_at_once(tiny: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     options = ["callback=['ema']", "train.compile=default", "train.steps=3"]
     monkeypatch.setattr(compiling, "compiler_obstacle", lambda device: None)
-    monkeypatch.setattr(CompileChoice, "apply", lambda *_, **__: None)
+    monkeypatch.setattr(CompileChoice, "apply", lambda choice, *_, **__: choice)
     began = time.monotonic()
     accumulate = Trainer.accumulate
     monkeypatch.setattr(Trainer, "accumulate", lambda *_: (os.kill(os.getpid(), getattr(signal, name)), time.sleep(30)))
@@ -166,7 +166,7 @@ def test_a_signal_ends_a_run_that_compiles_at_once(tiny: Path, monkeypatch: pyte
 
 def test_a_signal_before_it_compiles_saves_and_compiles_nothing(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(compiling, "compiler_obstacle", lambda device: None)
-    monkeypatch.setattr(CompileChoice, "apply", lambda *_, **__: os.kill(os.getpid(), signal.SIGTERM))
+    monkeypatch.setattr(CompileChoice, "apply", lambda choice, *_: (os.kill(os.getpid(), signal.SIGTERM), choice)[1])
     monkeypatch.setattr(CompileChoice, "warm_up", lambda *_: pytest.fail("it compiles"))
     with pytest.raises(KeyboardInterrupt):
         run(tiny, "train.compile=default")
