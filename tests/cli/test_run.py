@@ -298,3 +298,26 @@ def test_reasons_are_printed_where_they_are_asked_for(tiny: Path, command: Calla
             assert logger.level == level, "it lasts as long as the command"
     finally:
         logger.removeHandler(handler)
+
+
+def test_all_seeds_compute_as_the_first(
+    command: Callable[..., Any], tiny: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each would measure another candidate as the fastest."""
+    fastest = iter(("fp32", "bf16", "fp32", "bf16"))
+
+    def measure(tasks: list[Any], budget: float) -> dict[str, dict[str, float]]:
+        one = next(fastest)
+        return {task.name: {name: 1.0 if name == one else 2.0 for name in task.candidates} for task in tasks}
+
+    monkeypatch.delenv("NANOGPT_KIT_CALIBRATION")
+    monkeypatch.setattr("nanogpt_kit.nn.measured_choices.measure", measure)
+    monkeypatch.setattr("nanogpt_kit.nn.measured_choices.add_to_calibration", lambda *_: None)
+    monkeypatch.setattr("nanogpt_kit.train.precision.multiplies_bf16", lambda device: True)
+    answer = command("run", tiny, "--seeds", 3, "train.steps=1", "train.precision=auto", "sample.num_samples=0")
+    assert answer.code == 0, answer.err
+    folders = sorted((tiny.parent / "runs" / "tiny").iterdir())
+    records = [json.loads((folder / "machine_choices.json").read_text(encoding="utf-8")) for folder in folders]
+    assert len(records) == 3
+    assert {record["choices"]["precision cpu"] for record in records} == {"fp32"}
+    assert "NANOGPT_KIT_CALIBRATION" not in os.environ

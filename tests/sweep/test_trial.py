@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from optuna.trial import TrialState
 from nanogpt_kit.components.mlp import gelu
 from nanogpt_kit.core.errors import KitError, RunFailed
 from nanogpt_kit.core.experiment import Experiment
+from nanogpt_kit.core.machine_choices import CALIBRATION
 from nanogpt_kit.launch.slots import MachineSlot
 from nanogpt_kit.runs.folder import RunFolder
 from nanogpt_kit.runs.metrics import MetricsReader, truncate_metrics
@@ -84,21 +85,28 @@ class Scene:
         text = base.replace("batch_tokens = 480", f"batch_tokens = {batch_tokens}") + SWEEP.format(options=options)
         path.write_text(text, encoding="utf-8")
         self.space = Space(Experiment.load(path, trust_code=True))
-        self.study = Study(SearchPlan(self.space, {"optimizer.lr": 1e-3}), InMemoryStorage(), folder / "sweep")
+        self.study = self.make_study(InMemoryStorage(), folder / "sweep")
+        self.measurements = [{"a task": "fast"}, {"a task": "slow"}]  # of the machines that open the study, in turn
         self.study.folder.mkdir()
         self.study.open()
         self.acts: list[Acts] = []
         self.started: list[Played] = []
         self.works: list[TrialProcess] = []
         self.slots: list[MachineSlot] = []
+        self.choices: list[dict[str, str]] = []  # that each process is given
         self.specs: list[dict[str, Any]] = []
         self.min_tokens = 0  # as without a pruner's first rung
         monkeypatch.setattr(trial_module, "SlotProcess", self.start)
 
-    def start(self, arguments: Sequence[str], slot: MachineSlot, log: Path, variables: dict[str, str]) -> Played:
+    def make_study(self, storage: InMemoryStorage, folder: Path) -> Study[SearchPlan]:
+        plan = SearchPlan(self.space, {"optimizer.lr": 1e-3})
+        return Study(plan, storage, folder, lambda: self.measurements.pop(0))
+
+    def start(self, arguments: Sequence[str], slot: MachineSlot, log: Path, variables: Mapping[str, str]) -> Played:
         folder = RunFolder(Path(next(word for word in arguments if word.startswith("--into=")).removeprefix("--into=")))
         assert arguments[0] == "run"
         self.slots.append(slot)
+        self.choices.append(json.loads(Path(variables[CALIBRATION]).read_text(encoding="utf-8"))["choices"])
         self.specs.append(tomli.loads(Path(arguments[1]).read_text(encoding="utf-8")))
         assert Experiment.load(Path(arguments[1])).name == "x"
         acts, left = self.acts.pop(0)
@@ -693,3 +701,20 @@ def test_three_failures_in_a_row_of_one_origin_and_a_full_disk_end_a_sweep(
     scene: Any, outcomes: list[Outcome], count: int
 ) -> None:
     assert fails_alike(scene, *outcomes) == count
+
+
+def test_all_trials_use_the_choices_of_the_machine_that_created_the_study(scene: Any) -> None:
+    one = scene("trials = 2\nseeds = 2")
+    one.acts = [finishes()] * 4
+    here = one.work()
+    while here.poll() is None:
+        pass
+    elsewhere = one.make_study(one.study.storage, one.study.folder.with_name("elsewhere"))
+    elsewhere.folder.mkdir()
+    elsewhere.open()
+    one.study = elsewhere
+    there = one.work()
+    while there.poll() is None:
+        pass
+    assert one.choices == [{"a task": "fast"}] * 4
+    assert one.measurements == [{"a task": "slow"}]  # the other machine has measured nothing
