@@ -302,6 +302,7 @@ WORDS = {
     *("machine_choices.json", "doctor --calibrate", "OMP_WAIT_POLICY"),
     *("OMP_NUM_THREADS", "OMP_WAIT_POLICY=passive", "TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1", "--signal=USR1@60"),
     *("NANOGPT_KIT_RUNS", "NANOGPT_KIT_DATA", "state_dict", "load_state_dict", "slow", "max-autotune", "device"),
+    *("TORCHINDUCTOR_CACHE_DIR", "XDG_CACHE_HOME", "~/.cache/nanogpt-kit/compiled"),
     *("ctx", "endings", "label", "question", "choices", "answerKey", "text", "prompt", "answer", "top_k"),
     *("matrix", "vector", "embedding", "head", "segments", "experiments/leaky.py", "KeyboardInterrupt"),
     *("val/loss", "val/bits_per_byte", "train/loss", "optim/lr", "train/counted_fraction", "perf/tokens_per_second"),

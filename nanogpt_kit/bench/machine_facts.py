@@ -22,11 +22,13 @@ from nanogpt_kit.core.machine_choices import applied
 from nanogpt_kit.nn.arithmetic import multiplies_bf16
 from nanogpt_kit.nn.compiler import compiler_obstacle
 from nanogpt_kit.nn.measured_choices import starting_choices, with_measured
-from nanogpt_kit.system.folders import available_cores
+from nanogpt_kit.system.folders import available_cores, folder_bytes
+from nanogpt_kit.train.compile_record import compiled_folder, known_graphs
 from nanogpt_kit.train.memory import free_bytes
 from nanogpt_kit.train.precision import Precision, choose_device, precision_tasks
 
 CPU_INFO = Path("/proc/cpuinfo")
+SHOWN_GRAPHS = 5  # compiled ones, the newest
 
 
 def feature(name: str, off: str | None, text: str, **values: Any) -> Fact:
@@ -52,7 +54,7 @@ def machine_facts() -> dict[str, list[Fact]]:
     """The facts about this machine, by section of the report."""
     return {
         "machine": collect_facts(software, processor, memory),
-        "training": collect_facts(arithmetic, gpus, attention, compiling, several_processes),
+        "training": collect_facts(arithmetic, gpus, attention, compiling, compiled_graphs, several_processes),
         "choices": collect_facts(choice_facts),
     }
 
@@ -173,6 +175,27 @@ def compiling() -> Iterator[Fact]:
     text = 'a compiler and the headers of Python are installed; train.compile = "auto" compiles where it saves time'
     for device in ("cpu", "cuda") if torch.cuda.is_available() else ("cpu",):
         yield feature(f"compile on {device}", compiler_obstacle(device), text)
+
+
+def compiled_graphs() -> Iterator[Fact]:
+    """What train.compile = "auto" knows: the graphs that were compiled on this machine, and their cache."""
+    try:
+        folder = compiled_folder()
+    except RuntimeError as error:
+        yield Fact("compiled graphs", f"nothing is kept: {error}", "off")
+        return
+    records = known_graphs()
+    size = folder_bytes(folder)
+    text = f"{len(records)} known, {format_bytes(size)} in {folder}, which may be removed at any time"
+    yield Fact("compiled graphs", text, values={"path": str(folder), "bytes": size, "graphs": len(records)})
+    for number, record in enumerate(records[:SHOWN_GRAPHS], 1):
+        known = record.seconds
+        costs = {"cold": known.cold, "warm": known.warm}
+        parts = [f"{seconds:.1f} s with a {cache} cache" for cache, seconds in costs.items() if seconds is not None]
+        if known.eager and known.compiled:
+            parts.append(f"a step's passes take {1000 * known.compiled:.1f} ms instead of {1000 * known.eager:.1f}")
+        text = f"{record.graph}: {', '.join(parts)}"
+        yield Fact(f"compiled graph {number}", text, values=record.model_dump(exclude_none=True))
 
 
 def several_processes() -> Iterator[Fact]:

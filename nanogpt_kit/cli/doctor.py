@@ -18,7 +18,7 @@ from nanogpt_kit.core.errors import printable
 from nanogpt_kit.system.terminal import terminal_width, wrap_line
 
 if TYPE_CHECKING:
-    from nanogpt_kit.bench.machine_facts import Fact
+    from nanogpt_kit.bench.fact import Fact
 
 PREPARED_FOLDER = re.compile(r".+-[0-9a-f]{12}")  # names of folders of prepared data
 VARIABLES = {  # reported where they are set
@@ -89,7 +89,7 @@ def folder_facts() -> Iterator[Fact]:
 
 
 def prepared_data_facts() -> Iterator[Fact]:
-    from nanogpt_kit.bench.machine_facts import Fact
+    from nanogpt_kit.bench.fact import Fact
     from nanogpt_kit.data.manifest import OtherVersion
     from nanogpt_kit.data.prepare import data_root
 
@@ -133,7 +133,7 @@ def has_size(path: Path, size: int) -> bool:
 
 def download_facts() -> Iterator[Fact]:
     """The variables that decide where vocabularies and datasets from the hub are kept."""
-    from nanogpt_kit.bench.machine_facts import Fact
+    from nanogpt_kit.bench.fact import Fact
 
     for variable, meaning in VARIABLES.items():
         value = os.environ.get(variable)

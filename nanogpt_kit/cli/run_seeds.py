@@ -18,6 +18,7 @@ from nanogpt_kit.cli.run_launcher import FailedProcesses, RunLauncher
 from nanogpt_kit.cli.run_result import RunResult
 from nanogpt_kit.core.errors import INTERRUPTED, RunFailed, notes_of, printable
 from nanogpt_kit.core.machine_choices import CALIBRATION
+from nanogpt_kit.core.runs_to_come import expected_runs
 from nanogpt_kit.runs.secrets import hide_in_command
 
 if TYPE_CHECKING:
@@ -41,7 +42,8 @@ def train_each_seed(launcher: RunLauncher, experiment: Experiment, count: int, s
         click.echo(f"seed {seed}", err=True)
         try:
             one = replace(launcher, follows_seed=seed > first, precedes_seed=seed < last)
-            result = train_seed(one, experiment, seed)
+            with expected_runs(last - seed):
+                result = train_seed(one, experiment, seed)
         except KeyboardInterrupt as error:
             error.add_note(remaining_seeds_note(range(seed, last + 1)))
             raise

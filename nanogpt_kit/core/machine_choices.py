@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, replace
 
 # Environment variable: "off", where rules choose all; or a file with choices, also the record of a run
 CALIBRATION = "NANOGPT_KIT_CALIBRATION"
+COMPILE_TASK = "compile "  # before the identity of a graph: whether it is compiled, which runs choose, not this module
 
 Candidate = Callable[[], Callable[[], object]]  # makes what it needs, and returns the call whose time is measured
 

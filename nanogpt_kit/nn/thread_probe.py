@@ -82,6 +82,22 @@ def decoding_hazard(model: Model) -> str | None:
     return hazard_of_model(model, calls_of)
 
 
+@memoize
+def evaluation_hazard(model: Model, precision: str) -> str | None:
+    """Why threads must not evaluate a module of `model` concurrently on a CPU; None where they may."""
+
+    def calls_of(module: nn.Module) -> tuple[Any, list[Call]]:
+        @torch.no_grad()
+        def loss(ids: Tensor) -> list[Tensor]:
+            segments = {"segments": (ids % 5 == 0).cumsum(dim=1)} if model.document_mask else {}
+            with cpu_autocast(precision):
+                return [module(ids, ids.roll(-1, 1), **segments)]
+
+        return module.eval(), [partial(loss, ids) for ids in probe_batches(model.block_size)]
+
+    return hazard_of_model(model, calls_of)
+
+
 def hazard_of_model(model: Model, calls_of: Callable[[nn.Module], tuple[Any, list[Call]]]) -> str | None:
     """Why threads must not use a small copy of `model` concurrently; None where they may.
 

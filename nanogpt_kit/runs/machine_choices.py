@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 from typing import ClassVar
 
 from nanogpt_kit.core.errors import KitError
-from nanogpt_kit.core.machine_choices import MachineChoices
+from nanogpt_kit.core.machine_choices import COMPILE_TASK, MachineChoices
 from nanogpt_kit.runs.record import Record, Unreadable
 
 FILE_NAME = "machine_choices.json"
@@ -36,6 +38,17 @@ def recorded_choices(folder: Path) -> MachineChoices:
     """What a run continues with, on any machine; rules choose what it has not recorded, and nothing is measured."""
     record = ChoicesRecord.of_folder(folder)
     return MachineChoices(record.choices if record else {}, is_closed=True)
+
+
+def compile_choices(folders: Iterable[Path]) -> dict[str, str]:
+    """What runs have recorded of whether their graphs are compiled; of several with one graph, the first."""
+    found: dict[str, str] = {}
+    for folder in folders:
+        with suppress(KitError):  # that run reports the damage if it continues
+            record = ChoicesRecord.of_folder(folder)
+            chosen = record.choices if record else {}
+            found = {**{task: mode for task, mode in chosen.items() if task.startswith(COMPILE_TASK)}, **found}
+    return found
 
 
 def record_choices(folder: Path) -> None:

@@ -11,39 +11,31 @@ import sys
 import time
 import weakref
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
-from functools import partial
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import nn
-from torch.utils.checkpoint import checkpoint, create_selective_checkpoint_contexts
 
 from nanogpt_kit.checkpoint.rng import isolated_rng
-from nanogpt_kit.core.experiment import Experiment
+from nanogpt_kit.core.machine_choices import MachineChoices
 from nanogpt_kit.core.options import RunContext
 from nanogpt_kit.nn.compiler import compiler_obstacle
-from nanogpt_kit.nn.flops import published_peak_flops
-from nanogpt_kit.nn.hashed_dropout import HashedDropout
+from nanogpt_kit.nn.flops import num_params
 from nanogpt_kit.nn.parts import transformer_blocks
-from nanogpt_kit.nn.training_pass import with_repeatable_calls
+from nanogpt_kit.train.compile_decision import Seconds, Work, decide, estimated_gain
+from nanogpt_kit.train.compile_record import CompileMemory, use_compiled_folder
+from nanogpt_kit.train.vector_instructions import all_instructions_work
 from nanogpt_kit.train.world import World
 
 logger = logging.getLogger(__name__)
 
-# Compiled backward passes compute again in another order, so they take the keys from the forward pass
-KEEP_DROPOUT_KEYS = partial(create_selective_checkpoint_contexts, [torch.ops.nanogpt_kit.dropout_keys.default])
 COMPILED_BY_US: weakref.WeakSet[nn.Module] = weakref.WeakSet()
 
-# The cost and gain of compiling, for train.compile = "auto"; measured on two cores of an AMD EPYC.
-COST_SECONDS = 60.0  # with empty caches: 29 s for 4 blocks, 48 for 6, 81 for 12; not measured on GPUs
-MIN_GAIN = 3  # times the cost: less is not worth it
-GPU_GAIN = 0.4  # fraction of a step's time: 250 -> 135 ms for GPT-2 124M on A100s (nanoGPT's README)
-CPU_GAIN = {"bf16": 0.1}  # 0.21 at 128 wide, 0.09 at 384, 0.11 for GPT-2 124M; in fp32 within the noise
-CPU_FLOPS = 100e9  # FLOP/s of one core in bf16; half of what two reached at 384 wide
-GPU_UTILIZATION = 0.25  # fraction of a GPU's peak that the loop reaches uncompiled: a guess, not measured
-UNKNOWN_PEAK = 100e12  # FLOP/s of a GPU that is not in the table
+MODES = ("off", "default")  # that "auto" may mean
+MIN_PASSES = 50  # left to this run and those that follow: with fewer, none is timed, and nothing is compiled
+MOST_PASSES, PASSES_SECONDS = 5, 0.3  # that are timed: the fastest counts, since other work only adds to a pass
 
 
 @dataclass(frozen=True)
@@ -52,42 +44,71 @@ class CompileChoice:
 
     mode: str  # off, default, max-autotune
     why: str
+    task: str = ""  # under which the run records the mode, where "auto" chose it
+    memory: CompileMemory | None = None  # what is known of its graph
+    eager: float | None = None  # seconds of a step's passes uncompiled, where they were timed now
+    import_seconds: float = 0.0  # of the compiler, a part of what compiling costs
 
     @classmethod
-    def choose(cls, experiment: Experiment, ctx: RunContext, parameters: int, cores: int) -> CompileChoice:
-        """The mode that `train.compile` means for a model of this size on this device, and why."""
-        setting = experiment.train.compile
+    def choose(
+        cls,
+        setting: str,
+        ctx: RunContext,
+        work: Work,
+        memory: CompileMemory,
+        world: World,
+        trial: Trial,
+    ) -> CompileChoice:
+        """The mode that `train.compile` means for this model and the work that is left, the same on all ranks.
+
+        What the run has recorded holds, so that it continues with the same bits. None compiles where one rank cannot,
+        since their collectives would not match.
+        """
         if setting == "off":
             return cls("off", "set by the experiment")
-        missing = compiler_obstacle(ctx.device)
-        if missing:
-            return cls("off", missing)
+        obstacle = next(filter(None, world.all_gather(compiler_obstacle(ctx.device))), None)
+        if obstacle:
+            if setting != "auto" and world.rank == 0:
+                logger.warning("the run continues uncompiled: %s", obstacle)
+            return cls("off", obstacle)
         if setting != "auto":
-            return cls(setting, "set by the experiment")
-        seconds, gain = estimate_gain(experiment, ctx, parameters, cores)
-        if not gain:
-            return cls("off", f"no gain is expected for this model in {ctx.precision} on {ctx.device}")
-        saved = f"would save about {gain * seconds:,.0f} of {seconds:,.0f} s, and compiling takes about"
-        why = f"{saved} {COST_SECONDS:.0f} s"
-        return cls("default" if gain * seconds > MIN_GAIN * COST_SECONDS else "off", why)
+            return cls(setting, "set by the experiment", memory=memory)
+        machine = MachineChoices.current()
+        if memory.task in machine.choices:
+            mode = machine.choice(memory.task, "off", MODES)
+            return cls(mode, "as recorded by the run", memory.task, memory)
+        chosen = cls.of_measurements(ctx, work, memory, world, trial)
+        machine.used[memory.task] = chosen.mode
+        return chosen
 
-    def agree(self, world: World, setting: str) -> CompileChoice:
-        """The choice for all ranks: none compiles where one cannot, since their collectives would not match."""
-        choices: list[CompileChoice] = world.all_gather(self)
-        choice = next((choice for choice in choices if choice.mode == "off"), choices[0])
-        if choice.mode == "off" and setting not in ("off", "auto") and world.rank == 0:
-            logger.warning("the run continues uncompiled: %s", choice.why)
-        return choice
+    @classmethod
+    def of_measurements(
+        cls, ctx: RunContext, work: Work, memory: CompileMemory, world: World, trial: Trial
+    ) -> CompileChoice:
+        """Times a few passes where compiling may pay, and decides with what is known of the graph."""
+        work, known = world.broadcast((work, memory.read()))
+        blocks = transformer_blocks(trial.model)
+        gain = estimated_gain(ctx.device, ctx.precision, num_params(blocks[0]) if blocks else 0)
+        if not gain and known.compiled is None:
+            return cls("off", f"no gain is expected for this model in {ctx.precision} on {ctx.device}")
+        if work.passes * (1 + work.runs_to_come) < MIN_PASSES:
+            return cls("off", "the run is too short to gain from it")
+        eager = trial.seconds(world, lambda seconds: decide(work, known, seconds, gain, len(blocks)).compiles)
+        decision = decide(work, known, eager, gain, len(blocks))
+        mode = "default" if decision.compiles else "off"
+        return cls(mode, decision.why, memory.task, memory, eager)
 
     def apply(
         self, model: nn.Module, ctx: RunContext, micro_steps: int, equal_steps: bool, options_change: bool
-    ) -> None:
-        """Makes the first call of the model compile it. With several processes each block is compiled separately, so
-        that they can synchronize between blocks.
+    ) -> CompileChoice:
+        """Makes the first call of the model compile it; the choice with what that took. With several processes each
+        block is compiled separately, so that they can synchronize between blocks.
 
         Where steps are not equal, it is compiled for batches of any size. `options_change`: schedules set options of
         its parts.
         """
+        began = time.perf_counter()
+        use_compiled_folder()
         from torch._inductor import list_mode_options  # and with it the compiler, which other runs never import
 
         mode = self.mode
@@ -96,52 +117,117 @@ class CompileChoice:
         options = list_mode_options(mode)
         if ctx.device == "cpu" and sys.platform == "linux":  # where it was measured
             options["cpp_wrapper"] = True  # kernels are called from C++, too: threads do not wait for Python's lock
+            if all_instructions_work():
+                options["cpp.vec_isa_ok"] = True
         if options_change:  # else every window is compiled for, up to a limit beyond which nothing is compiled
             torch._dynamo.config.allow_unspec_int_on_nn_module = True
         for module in [model] if ctx.world_size == 1 else transformer_blocks(model) or [model]:
             dynamic = True if not equal_steps else None if options_change else False
             module.compile(options=options, dynamic=dynamic)
             COMPILED_BY_US.add(module)
+        return replace(self, import_seconds=time.perf_counter() - began)
 
-    def warm_up(
-        self, model: nn.Module, one_pass: Callable[[], None], world: World, device: str, seed: int
-    ) -> CompileChoice:
-        """Compiles now, by a forward and backward pass, so that no step pays for it.
+    def warm_up(self, trial: Trial, world: World) -> CompileChoice:
+        """Compiles now, by a forward and backward pass, so that no step pays for it; and remembers what it took.
 
-        Where that fails on one rank, the modules of all ranks are uncompiled again, and the result says why.
+        Where that fails on one rank, or is not faster as "auto" expected, the modules of all ranks are uncompiled
+        again, and the result says why.
         """
         logger.info("compiling the model")
-        began, failure = time.perf_counter(), ""
-        try:
-            with isolated_rng(seed):
-                for _ in range(3 if device == "cuda" else 1):  # CUDA graphs are recorded at the second
-                    one_pass()
-        except Exception as error:  # of the compiler, of C++, or of a part that it cannot read
-            failure = str(error).strip().partition("\n")[0] or repr(error)
+        with self.turn(world):
+            before = cache_misses()
+            began, failure = time.perf_counter(), ""
+            try:
+                trial.compile()
+            except Exception as error:  # of the compiler, of C++, or of a part that it cannot read
+                failure = str(error).strip().partition("\n")[0] or repr(error)
+            seconds, was_cold = self.import_seconds + time.perf_counter() - began, cache_misses() != before
         first = next(filter(None, world.all_gather(failure)), None)
-        if first is None:
-            logger.info("compiled in %.0f s", time.perf_counter() - began)
-            return self
+        if first is not None:
+            if world.rank == 0:
+                logger.warning("compiling failed, and the run continues uncompiled: %s", first)
+            return self.withdrawn(trial.model, f"compiling failed: {first}")
+        logger.info("compiled in %.0f s", seconds)
+        compiled = None if self.eager is None else trial.seconds(world)
+        if world.rank == 0:
+            self.remember(Seconds(**{"cold" if was_cold else "warm": seconds}, eager=self.eager, compiled=compiled))
+        if self.eager is not None and compiled is not None and compiled >= self.eager:
+            return self.withdrawn(
+                trial.model, f"compiled, its passes take {compiled:.3f} s and {self.eager:.3f} without"
+            )
+        return self
+
+    @contextmanager
+    def turn(self, world: World) -> Iterator[None]:
+        """While entered, no other run of this machine compiles the same graph for the first time."""
+        is_cold = world.rank == 0 and self.memory is not None and not self.memory.read().is_warm
+        if is_cold and self.memory is not None and self.memory.is_locked():
+            logger.info("waiting for another run, which compiles the same model")
+        with self.memory.lock() if is_cold and self.memory is not None else nullcontext():
+            world.broadcast(None)  # the other ranks wait here
+            yield
+
+    def remember(self, now: Seconds) -> None:
+        """Adds what was measured now to what is known of the graph."""
+        if self.memory is not None:
+            self.memory.write(replace(self.memory.read(), **{k: v for k, v in vars(now).items() if v is not None}))
+
+    def withdrawn(self, model: nn.Module, why: str) -> CompileChoice:
+        """Off, for this reason: uncompiles the modules."""
         for module in model.modules():
             if module in COMPILED_BY_US:
                 module._compiled_call_impl = None  # which nn.Module.compile has set
-        if world.rank == 0:
-            logger.warning("compiling failed, and the run continues uncompiled: %s", first)
-        return CompileChoice("off", f"compiling failed: {first}")
+        if self.task:
+            MachineChoices.current().used[self.task] = "off"
+        return CompileChoice("off", why)
 
 
-def estimate_gain(experiment: Experiment, ctx: RunContext, parameters: int, cores: int) -> tuple[float, float]:
-    """A rough estimate: (seconds that the run takes uncompiled, fraction of them that compiling saves)."""
-    flops = 6.0 * parameters * experiment.total_tokens / ctx.world_size
-    if ctx.device == "cuda":
-        peak = published_peak_flops(torch.cuda.get_device_name()) or UNKNOWN_PEAK
-        seconds, gain = flops / (GPU_UTILIZATION * peak), GPU_GAIN
-    elif ctx.device == "cpu":
-        seconds = flops / (CPU_FLOPS * cores)
-        gain = CPU_GAIN.get(ctx.precision, 0.0)
-    else:
-        seconds, gain = 0.0, 0.0
-    return min(seconds, experiment.train.max_seconds or seconds), gain
+@dataclass(frozen=True)
+class Trial:
+    """Passes over the batches of a step that change nothing: neither weights, nor buffers, nor random numbers."""
+
+    model: nn.Module
+    one_pass: Callable[[], None]
+    device: str
+    seed: int
+
+    def compile(self) -> None:
+        with isolated_rng(self.seed), unchanged_buffers(self.model):
+            for _ in range(3 if self.device == "cuda" else 1):  # CUDA graphs are recorded at the second
+                self.one_pass()
+
+    def seconds(self, world: World, matters: Callable[[float], bool] = lambda _: True) -> float:
+        """Seconds of the fastest of a few passes; of the first one where that does not matter."""
+        times: list[float] = []
+        with isolated_rng(self.seed), unchanged_buffers(self.model):
+            while len(times) < MOST_PASSES and (len(times) < 2 or sum(times) < PASSES_SECONDS):
+                began = time.perf_counter()
+                self.one_pass()
+                if self.device == "cuda":
+                    torch.cuda.synchronize()
+                times.append(world.of_first_rank(time.perf_counter() - began))  # so that all make equally many
+                if not matters(times[0]):
+                    break
+        return min(times)
+
+
+@contextmanager
+def unchanged_buffers(model: nn.Module) -> Iterator[None]:
+    """Restores buffers that a forward pass changes, such as the averages of a batch norm."""
+    before = [(buffer, buffer.clone()) for buffer in model.buffers()]
+    try:
+        yield
+    finally:
+        with torch.no_grad():
+            for buffer, value in before:
+                buffer.copy_(value)
+
+
+def cache_misses() -> int:
+    """Graphs that torch's compiler has compiled so far because its cache did not have them."""
+    counters: Any = sys.modules.get("torch._dynamo.utils")
+    counted = counters.counters["inductor"] if counters else {}
+    return sum(int(counted.get(f"fxgraph_cache_{event}", 0)) for event in ("miss", "bypass"))
 
 
 @contextmanager
@@ -158,29 +244,3 @@ def eager_mode(model: nn.Module) -> Iterator[None]:
     finally:
         for module, call in compiled.items():
             module._compiled_call_impl = call
-
-
-def checkpoint_activations(model: nn.Module) -> None:
-    """Makes each block keep only its input, and compute the other activations again in the backward pass.
-
-    Source: Chen et al. 2016, arXiv:1604.06174.
-    """
-    for block in transformer_blocks(model):
-        drops = any(isinstance(part, HashedDropout) and part.p for part in block.modules())
-        block.forward = with_recomputation(block.forward, drops)
-
-
-def with_recomputation(forward: Callable[..., Any], drops: bool = False) -> Callable[..., Any]:
-    """`drops`: it calls HashedDropouts."""
-
-    def in_training(*args: Any, **kwargs: Any) -> Any:
-        if not torch.is_grad_enabled():
-            return forward(*args, **kwargs)
-        if not drops:
-            return checkpoint(forward, *args, use_reentrant=False, **kwargs)
-        if torch.compiler.is_compiling():
-            return checkpoint(forward, *args, use_reentrant=False, context_fn=KEEP_DROPOUT_KEYS, **kwargs)
-        return checkpoint(with_repeatable_calls(forward), *args, use_reentrant=False, **kwargs)
-
-    in_training.recomputes = True  # type: ignore[attr-defined]  # read by decoding, which needs no gradients
-    return in_training

@@ -61,6 +61,7 @@ class CoreAllocation:
     unsplit_reason: str = field(
         default="", compare=False
     )  # why the windows are not split, where that would have been faster
+    available: int = field(default=1, compare=False)  # threads that the run may use, also where a step uses fewer
 
     def __str__(self) -> str:
         count = self.chunks * self.threads
@@ -75,7 +76,8 @@ class CoreAllocation:
         module = build_on_meta(experiment.model, vocab_size) if ctx.device == "cpu" else None
         asked = experiment.train.threads
         if module is None:
-            return cls(1, asked or torch.get_num_threads(), asked or torch.get_num_threads())
+            most = asked or torch.get_num_threads()
+            return cls(1, most, most, available=most)
         parameters = num_params(module)
         here = cls.choose_here(experiment, ctx, parameters)
         if asked or ctx.world_size > 1:
@@ -86,7 +88,9 @@ class CoreAllocation:
             return here
         chunks, threads, unsplit_threads = map(int, recorded.groups())
         obstacle = split_obstacle(experiment, ctx) if chunks > 1 else here.unsplit_reason
-        return here if chunks > 1 and obstacle else cls(chunks, threads, unsplit_threads, obstacle or "")
+        if chunks > 1 and obstacle:
+            return here
+        return cls(chunks, threads, unsplit_threads, obstacle or "", here.available)
 
     @classmethod
     def choose_here(cls, experiment: Experiment, ctx: RunContext, parameters: int) -> CoreAllocation:
@@ -102,9 +106,10 @@ class CoreAllocation:
             unsplit_reason = split_obstacle(experiment, ctx) or ""
             chunks = 1 if unsplit_reason else chunks
         if asked or "OMP_NUM_THREADS" in os.environ:
-            return cls(chunks, most // chunks, most, unsplit_reason)
+            return cls(chunks, most // chunks, most, unsplit_reason, most)
         useful = int(seconds / MIN_SECONDS_PER_THREAD)
-        return cls(chunks, max(1, min(most // chunks, useful // chunks)), max(1, min(most, useful)), unsplit_reason)
+        threads, unsplit_threads = max(1, min(most // chunks, useful // chunks)), max(1, min(most, useful))
+        return cls(chunks, threads, unsplit_threads, unsplit_reason, most)
 
     @property
     def recorded_text(self) -> str:
@@ -134,8 +139,9 @@ def split_obstacle(experiment: Experiment, ctx: RunContext) -> str | None:
 class ThreadedModel:
     """A ParallelModel that splits the windows of a batch among threads of this process.
 
-    The chunks of the first batch of each shape are computed one after another, since that may compile; so are all
-    chunks while modules have hooks. The sums are the same either way. While a parameter has hooks, nothing is split.
+    The chunks of the first batch of each shape are computed one after another, since that may compile, also where the
+    model was not to be compiled before; so are all chunks while modules have hooks. The sums are the same either way.
+    While a parameter has hooks, nothing is split.
     """
 
     def __init__(self, wrapped: WrappedModel, model: nn.Module, chunks: int) -> None:
@@ -145,7 +151,7 @@ class ThreadedModel:
         self.parameters = list(model.parameters())
         self.pool = ThreadPoolExecutor(chunks - 1, "windows", torch.set_num_threads, (torch.get_num_threads(),))
         self.anchor = torch.zeros((), requires_grad=True)  # an input that makes autograd call the backward pass
-        self.seen: set[torch.Size] = set()
+        self.seen: set[tuple[torch.Size, bool]] = set()  # shapes of batches, and whether the model was to be compiled
 
     def __call__(self, ids: Tensor, targets: Tensor, segments: Tensor | None = None) -> Tensor | TrainingLoss:
         dtype, enabled = torch.get_autocast_dtype("cpu"), torch.is_autocast_enabled("cpu")
@@ -162,8 +168,9 @@ class ThreadedModel:
         count = min(self.chunks, len(ids))
         chunks = list(zip(*(tensor.tensor_split(count) for tensor in batch), strict=True))
         passes = passes_of_chunks([len(chunk[0]) for chunk in chunks])
-        in_turn = ids.shape not in self.seen or any(map(has_hooks, self.modules))
-        self.seen.add(ids.shape)
+        seen = ids.shape, getattr(self.modules[0], "_compiled_call_impl", None) is not None
+        in_turn = seen not in self.seen or any(map(has_hooks, self.modules))
+        self.seen.add(seen)
         calls = [partial(forward, enter(), *chunk) for enter, chunk in zip(passes, chunks, strict=True)]
         computed = self.run_all(calls, in_turn)
         losses = [TrainingLoss.of(of_chunk) for of_chunk in computed]

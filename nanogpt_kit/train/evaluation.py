@@ -26,6 +26,7 @@ from nanogpt_kit.data.split import Split
 from nanogpt_kit.generate.generator import TextGenerator
 from nanogpt_kit.nn.sharded import reshard
 from nanogpt_kit.runs import samples
+from nanogpt_kit.train.batch_losses import BatchLosses
 from nanogpt_kit.train.compile import eager_mode
 from nanogpt_kit.train.finite import FiniteChecks
 from nanogpt_kit.train.precision import Precision
@@ -50,6 +51,7 @@ class Evaluation:
     interrupted: Callable[[], bool]
     show: Callable[[Sequence[str]], None]
     may_open_test: bool = False
+    threads: int = 1  # that compute batches at once
     split_losses: dict[tuple[str, str], SplitLoss] = field(default_factory=dict)  # by split and source
     finite_metrics: set[str] = field(default_factory=set)  # names of metrics that must be finite
     source: str = ""  # whose losses it has; "": those of all sources together
@@ -100,16 +102,13 @@ class Evaluation:
         return SplitLoss(nats, int(split.count_targets(first, len(split.tokens))[0]), text_bytes - first_bytes)
 
     def _batch_losses(self, split: Split) -> Iterator[float]:
-        """The losses of this rank's batches, as Python floats: the sum over a long split needs double precision."""
+        """The losses of this rank's batches."""
         ranks = {"rank": self.world.rank, "world_size": self.world.size}
-        masked = self.generator.experiment.model.document_mask
-        for batch in evaluation_batches(split, self.block_size, self.batch_size, masked, **ranks):
+        options = self.generator.experiment.model
+        batches = evaluation_batches(split, self.block_size, self.batch_size, options.document_mask, **ranks)
+        for loss in BatchLosses(self.model, options, self.precision, self.threads).of(batches):
             self.check_stop()
-            here = batch.to(self.device)
-            segments = {} if here.segments is None else {"segments": here.segments}
-            with self.autocast():
-                loss = self.model(here.ids, here.targets, **segments)
-            yield loss.item()
+            yield loss
 
     def generate(
         self, prompts: Sequence[str], max_new_tokens: int, seed: int, samplers: Sequence[Sampler] | None = None
@@ -204,6 +203,7 @@ def evaluate_trained_model(
         interrupted=lambda: False,
         show=show,
         may_open_test=may_open_test,
+        threads=torch.get_num_threads(),
     )
     with isolated_rng(experiment.train.seed), torch.no_grad(), precision.matmul_precision():
         return evaluation.measure(experiment.evaluator)

@@ -17,6 +17,7 @@ from nanogpt_kit.core.integers import ceil_div
 from nanogpt_kit.core.kinds import OrderContext, WrappedModel
 from nanogpt_kit.core.machine_choices import applied
 from nanogpt_kit.core.options import RunContext
+from nanogpt_kit.core.runs_to_come import runs_to_come
 from nanogpt_kit.data.batches import Batches
 from nanogpt_kit.data.order_of_sources import order_of_sources
 from nanogpt_kit.data.prepare import prepare
@@ -25,11 +26,12 @@ from nanogpt_kit.data.proportions import quota_of
 from nanogpt_kit.data.tokenizer_of_run import TokenizerOfRun, find_tokenizer_of_run, read_tokenizer_of_run
 from nanogpt_kit.generate.prompt import check_prompt
 from nanogpt_kit.nn.extra_names import extra_names
-from nanogpt_kit.nn.flops import num_params
 from nanogpt_kit.runs.folder import RunFolder
 from nanogpt_kit.runs.provenance import InitFrom, TokenizerFrom
 from nanogpt_kit.train.before_data import check_before_data
-from nanogpt_kit.train.compile import CompileChoice, checkpoint_activations
+from nanogpt_kit.train.compile import CompileChoice, Trial
+from nanogpt_kit.train.compile_decision import Work
+from nanogpt_kit.train.compile_record import CompileMemory
 from nanogpt_kit.train.context import resolve_run_context
 from nanogpt_kit.train.cores import CoreAllocation, ThreadedModel
 from nanogpt_kit.train.data_record import check_same_data, record_data
@@ -40,6 +42,8 @@ from nanogpt_kit.train.memory import keep_freed_memory
 from nanogpt_kit.train.model_options import targets_of_parts
 from nanogpt_kit.train.passes import check_passes
 from nanogpt_kit.train.precision import Precision
+from nanogpt_kit.train.progress import Progress
+from nanogpt_kit.train.recomputation import checkpoint_activations
 from nanogpt_kit.train.warm_start import WarmStart
 from nanogpt_kit.train.world import World
 
@@ -115,16 +119,23 @@ class Setup:
         parallel = self.experiment.parallel.wrap(model, ctx)
         return ThreadedModel(parallel, model, self.cores.chunks) if self.cores.chunks > 1 else parallel
 
-    def compile_model(self, model: nn.Module, micro_batch_size: int) -> CompileChoice:
+    def compile_model(self, trial: Trial, progress: Progress) -> CompileChoice:
         """Chooses whether to compile, the same on all ranks; the first pass compiles."""
-        experiment, ctx, world, cores = self.experiment, self.placement.ctx, self.placement.world, self.cores
-        choice = CompileChoice.choose(experiment, ctx, num_params(model), cores.chunks * cores.threads)
-        choice = choice.agree(world, experiment.train.compile)
+        experiment, ctx, size = self.experiment, self.placement.ctx, progress.micro_batch_size
+        work = Work.of(experiment, progress.step, runs_to_come())
+        memory = CompileMemory(experiment, ctx.device, self.graph_shape(size))
+        choice = CompileChoice.choose(experiment.train.compile, ctx, work, memory, self.placement.world, trial)
         if choice.mode != "off":
-            micro_steps = ceil_div(self.windows_per_rank, micro_batch_size)
+            micro_steps = ceil_div(self.windows_per_rank, size)
             equal_steps, options_change = experiment.step_plan.has_equal_steps, bool(targets_of_parts(experiment))
-            choice.apply(model, ctx, micro_steps, equal_steps, options_change)
+            choice = choice.apply(trial.model, ctx, micro_steps, equal_steps, options_change)
         return choice
+
+    def graph_shape(self, micro_batch_size: int) -> list[object]:
+        """All that decides which graph is compiled besides the experiment and the machine."""
+        ctx, cores, autotuned = self.placement.ctx, self.cores, self.experiment.train.compile == "max-autotune"
+        windows = [micro_batch_size, self.windows_per_rank, cores.chunks, cores.threads]
+        return [ctx.precision, ctx.world_size, self.data.encoder.vocab_size, *windows, autotuned]
 
     @property
     def windows_per_rank(self) -> int:

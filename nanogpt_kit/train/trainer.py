@@ -25,6 +25,7 @@ from nanogpt_kit.nn.training_pass import TrainingPass
 from nanogpt_kit.runs.folder import RunFolder
 from nanogpt_kit.train.batch_hook import batch_after_hooks
 from nanogpt_kit.train.checkpoints import Checkpoints
+from nanogpt_kit.train.compile import Trial
 from nanogpt_kit.train.diagnostics import Diagnostics
 from nanogpt_kit.train.efficiency import Throughput
 from nanogpt_kit.train.evaluation import Evaluation, eval_mode, publish_samples, run_evaluators
@@ -81,7 +82,8 @@ class Trainer:
         self.progress.micro_batch_size = choose_micro_batch_size(
             self.experiment.train, windows, largest_batch, self.model, self.precision, self.world, self.progress
         )
-        self.compile = setup.compile_model(self.model, self.progress.micro_batch_size)
+        self.trial = Trial(self.model, self.trial_pass, self.precision.device, self.experiment.train.seed)
+        self.compile = setup.compile_model(self.trial, self.progress)
         rates = rates_by_role(self.optimizer, self.schedules.peak_rates)
         self.summary: Mapping[str, str] = summarize_run(
             setup, self.path, self.model, rates, self.step, self.compile.mode
@@ -124,18 +126,16 @@ class Trainer:
         """Compiles the model. A signal ends the run at once meanwhile: there is nothing new to save."""
         if self.compile.mode == "off" or self.stop.agree() != Decision.CONTINUE:
             return
-        batches = self.batches.of_each_shape(self.step, self.progress.micro_batch_size, self.cores.chunks)
-
-        def one_pass() -> None:
-            try:
-                for batch in batches:
-                    self.accumulate(batch)
-            finally:
-                self.optimizer.zero_grad(set_to_none=True)
-
         with self.stop.signals.raise_on_first():
-            seed = self.experiment.train.seed
-            self.compile = self.compile.warm_up(self.model, one_pass, self.world, self.precision.device, seed)
+            self.compile = self.compile.warm_up(self.trial, self.world)
+
+    def trial_pass(self) -> None:
+        """A forward and backward pass over batches of each shape, without an update."""
+        try:
+            for batch in self.batches.of_each_shape(self.step, self.progress.micro_batch_size, self.cores.chunks):
+                self.accumulate(batch)
+        finally:
+            self.optimizer.zero_grad(set_to_none=True)
 
     def take_step(self) -> None:
         """One optimizer step, and its logging."""
@@ -216,6 +216,7 @@ class Trainer:
             data=lambda: self.data,
             interrupted=self.stop.interrupted,
             show=partial(publish_samples, run=self, hooks=self.hooks, file=self.folder.samples),
+            threads=self.cores.available,
         )
 
     def generator(self) -> TextGenerator:

@@ -17,7 +17,7 @@ from nanogpt_kit.generate import decoding_model, packed_linear
 from nanogpt_kit.generate.decoding_model import DecodingModel
 from nanogpt_kit.generate.packed_linear import PackedLinear
 from nanogpt_kit.nn.parameter_shapes import parameter_shapes
-from nanogpt_kit.train.compile import checkpoint_activations
+from nanogpt_kit.train.recomputation import checkpoint_activations
 
 PARTS = [
     {},

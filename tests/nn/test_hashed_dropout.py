@@ -15,7 +15,7 @@ from torch.utils.checkpoint import checkpoint
 from nanogpt_kit.nn.dropout_masks import LEVELS, drop_threshold, kept_scale, numpy_mask, row_keys, torch_mask
 from nanogpt_kit.nn.hashed_dropout import HashedDropout, hash_dropouts
 from nanogpt_kit.nn.training_pass import TrainingPass
-from nanogpt_kit.train.compile import with_recomputation
+from nanogpt_kit.train.recomputation import with_recomputation
 
 W, T, C = 6, 40, 30  # windows, tokens, features: 1200 elements of each window
 LEAST = 1e-4  # probability of a chance finding, in each of some hundred trials with fixed seeds

@@ -334,3 +334,23 @@ def test_watching_changes_nothing_in_a_split_run(tiny: Path, split_however_small
     assert losses(watched) == losses(run(tiny, "train.log_every_steps=1"))
     metrics = json.loads(watched.metrics.read_text().splitlines()[3])
     assert {"activations/max_0", "attention/max_logit_1"} < set(metrics)
+
+
+def test_the_first_compiled_pass_is_computed_in_turn_after_uncompiled_ones(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = nn.Linear(3, 5)
+    shared, turns = ThreadedModel(Alone(model), model, 2), []
+    real = ThreadedModel.run_all
+
+    def note(self: ThreadedModel, calls: Any, in_turn: bool) -> list[Any]:
+        turns.append(in_turn)
+        return real(self, calls, True)
+
+    monkeypatch.setattr(ThreadedModel, "run_all", note)
+    monkeypatch.setattr(Alone, "__call__", lambda self, ids, targets: model(ids.float()).sum())
+    ids = torch.zeros(4, 3, dtype=torch.int64)
+    for _ in range(2):
+        shared(ids, ids)
+    model._compiled_call_impl = model._call_impl  # as nn.Module.compile does
+    for _ in range(2):
+        shared(ids, ids)
+    assert turns == [True, False, True, False]

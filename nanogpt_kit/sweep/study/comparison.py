@@ -15,6 +15,7 @@ from nanogpt_kit.comparison.question import Question
 from nanogpt_kit.comparison.record import Measurement
 from nanogpt_kit.core.errors import Fault, KitError
 from nanogpt_kit.core.experiment import Experiment
+from nanogpt_kit.core.graph_identity import graph_identity
 from nanogpt_kit.core.sections import Sweep
 from nanogpt_kit.runs.folder import PROVENANCE, RunFolder, relative_to_cwd
 from nanogpt_kit.runs.status import Cause
@@ -132,6 +133,12 @@ class ComparisonPlan(Plan):
         cell = self.chosen[trial.number]
         experiment = seeded(cell.arm.experiment, cell.seed, threads)
         return [TrialRun(RunFolder(folder / record.run), experiment, copies=cell.copies)]
+
+    def runs_of_graph(self, experiment: Experiment, others: Collection[int]) -> int:
+        """Arms that change the data, the optimizer or its options have the graph of the base."""
+        graph, arms = graph_identity(experiment), [self.chosen[index].arm for index in others]
+        equal = {id(arm): graph_identity(arm.experiment) == graph for arm in {id(arm): arm for arm in arms}.values()}
+        return sum(equal[id(arm)] for arm in arms)
 
     def component_sources(self) -> dict[str, bytes]:
         """Two arms may have components of one file name, so each configuration has its own folder."""

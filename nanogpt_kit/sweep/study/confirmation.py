@@ -8,13 +8,14 @@ branch are confirmed too, since a verdict compares the best with them.
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
+from nanogpt_kit.core.experiment import Experiment
 from nanogpt_kit.core.sections import Sweep
 from nanogpt_kit.sweep.space.parameters import Config
 from nanogpt_kit.sweep.space.space import Space
@@ -62,6 +63,10 @@ class ConfirmationPlan(SpacePlan):
 
     def seeds(self, trial: optuna.Trial) -> Sequence[int]:
         return [fresh_seed(trial).seed]
+
+    def runs_of_graph(self, experiment: Experiment, others: Collection[int]) -> int:
+        """One for each, where the space varies nothing that decides a graph."""
+        return super().runs_of_graph(experiment, others) // self.options.seeds
 
     def folder_index(self, trial: optuna.Trial) -> int:
         return fresh_seed(trial).trial

@@ -19,6 +19,7 @@ from optuna.samplers import BaseSampler
 from optuna.trial import FrozenTrial
 
 from nanogpt_kit.core.errors import KitError
+from nanogpt_kit.core.experiment import Experiment
 from nanogpt_kit.core.sections import Sweep
 from nanogpt_kit.sweep.space.parameters import Config
 from nanogpt_kit.sweep.study.records import FORMAT, Ending
@@ -140,6 +141,10 @@ class Plan(ABC):
     @property
     def later_runs(self) -> int:
         """The runs that follow when all its trials have ended, at most."""
+        return 0
+
+    def runs_of_graph(self, experiment: Experiment, others: Collection[int]) -> int:
+        """How many runs the trials `others` have, by their indices, that compile the same graph as `experiment`."""
         return 0
 
     # What its trials measure

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
 import optuna
 from optuna.samplers import BaseSampler
 
+from nanogpt_kit.core.experiment import Experiment
+from nanogpt_kit.core.graph_identity import decides_graph
 from nanogpt_kit.core.sections import Sweep
 from nanogpt_kit.sweep.space.parameters import Config
 from nanogpt_kit.sweep.space.space import Space
@@ -55,6 +57,11 @@ class SpacePlan(Plan):
     def runs(self, trial: optuna.Trial, threads: int | None, folder: Path) -> list[TrialRun]:
         index, config, seeds = self.folder_index(trial), self.config(trial), self.seeds(trial)
         return make_runs(self.space, index, config, seeds, threads, folder)
+
+    def runs_of_graph(self, experiment: Experiment, others: Collection[int]) -> int:
+        """All of them, where the space varies nothing that decides a graph; which values the others have is unknown."""
+        varies = any(decides_graph(parameter.key) for parameter in self.space.parameters)
+        return 0 if varies else len(others) * self.options.seeds
 
     def component_sources(self) -> dict[str, bytes]:
         return {path.name: source for path, source in self.space.base.component_sources.items()}

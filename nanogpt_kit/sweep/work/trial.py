@@ -17,11 +17,12 @@ from optuna.trial import TrialState
 
 from nanogpt_kit.core.errors import BUSY, FAILED, MISTAKE, Fault, did_you_mean
 from nanogpt_kit.core.machine_choices import CALIBRATION
+from nanogpt_kit.core.runs_to_come import RUNS_TO_COME
 from nanogpt_kit.launch.slot_process import SlotProcess
 from nanogpt_kit.launch.slots import MachineSlot
 from nanogpt_kit.runs.lock import Lock
 from nanogpt_kit.runs.machine_choices import FILE_NAME as MACHINE_CHOICES
-from nanogpt_kit.runs.machine_choices import ChoicesRecord
+from nanogpt_kit.runs.machine_choices import ChoicesRecord, compile_choices
 from nanogpt_kit.runs.metrics import MetricsReader
 from nanogpt_kit.runs.status import Status
 from nanogpt_kit.sweep.study.ownership import HEARTBEAT_SECONDS, send_heartbeat
@@ -116,16 +117,26 @@ class TrialProcess:
         arguments = ["run", str(spec), f"--into={self.run.folder.path}", "--verbose"]  # its output is a log file
         if self.study.plan.nproc > 1:
             arguments.append(f"--nproc={self.study.plan.nproc}")
-        variables = {CALIBRATION: str(self.write_choices())}
+        variables = {CALIBRATION: str(self.write_choices()), RUNS_TO_COME: str(self.runs_to_come())}
         self.process = SlotProcess(arguments, slot, self.run_file(".log"), variables)
         write_atomically(self.run_file(".pid"), str(self.process.process.pid))
         return None
 
     def write_choices(self) -> Path:
-        """Writes the choices of the study for its runs on this machine, each of which records those that it uses."""
+        """Writes the choices of the study for its runs on this machine, each of which records those that it uses.
+
+        Whether a graph is compiled is chosen by the first run that has it.
+        """
         file = self.folder / "trials" / MACHINE_CHOICES
-        ChoicesRecord(choices=self.study.machine_choices()).write(file)
+        compiled = compile_choices(sorted(self.folder.glob(self.study.plan.run_folders)))
+        ChoicesRecord(choices={**compiled, **self.study.machine_choices()}).write(file)
         return file.absolute()
+
+    def runs_to_come(self) -> int:
+        """The runs of this study that follow the current one, or run beside it, and compile the same graph."""
+        others = [trial.number for trial in self.study.unfinished() if trial.number != self.index]
+        later = len(self.runs) - self.run_index - 1
+        return later + self.study.plan.runs_of_graph(self.run.experiment, others)
 
     def run_file(self, suffix: str) -> Path:
         """A file of the sweep about the current run."""
