@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from functools import cache
+from functools import cache, partial
 from itertools import repeat
 from typing import Annotated, Any, Literal
 
@@ -67,6 +67,13 @@ class BatchedMuon(torch.optim.Muon):
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
         loss = torch.enable_grad()(closure)() if closure else None
+        for update in self.updates():
+            update()
+        return loss
+
+    def updates(self, threads: int = 1) -> list[Callable[[], None]]:
+        """The calls that together are a step, for this many threads, the longest first."""
+        batches = []
         for group in self.param_groups:
             shapes: dict[tuple[torch.Size, tuple[int, ...]], list[Tensor]] = {}
             for parameter, rows in zip(group["params"], group.get("rows") or repeat(None)):  # noqa: B905 (endless)
@@ -75,10 +82,11 @@ class BatchedMuon(torch.optim.Muon):
             for (shape, rows), matrices in shapes.items():
                 is_sharded = hasattr(matrices[0], "device_mesh")
                 ranks = matrices[0].device_mesh.size() if is_sharded else 1  # type: ignore[attr-defined]
-                count = ranks * max(1, BATCH_ELEMENTS // shape.numel())
+                count = min(-(-len(matrices) // threads), max(1, BATCH_ELEMENTS // threads // shape.numel()) * ranks)
                 for first in range(0, len(matrices), count):
-                    self.update(matrices[first : first + count], rows, group)
-        return loss
+                    batches.append((matrices[first : first + count], rows, group))
+        batches.sort(key=lambda batch: -len(batch[0]) * batch[0][0].numel() * min(batch[0][0].shape))
+        return [partial(self.update, *batch) for batch in batches]
 
     def update(self, matrices: list[Tensor], rows: tuple[int, ...], group: dict[str, Any]) -> None:
         """One step of matrices (A, B) of one shape, each made of parts with these numbers of rows."""
