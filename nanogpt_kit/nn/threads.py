@@ -7,6 +7,7 @@ wide, one thread 19 ms, two threads with half of the matrices each 10 ms (two co
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import contextmanager
@@ -59,3 +60,6 @@ def call_concurrently(calls: Iterable[Callable[[], object]], threads: int) -> No
 @cache
 def pool(threads: int) -> ThreadPoolExecutor:
     return ThreadPoolExecutor(threads, "concurrent-calls", torch.set_num_threads, (1,))
+
+
+os.register_at_fork(after_in_child=pool.cache_clear)  # a child process has none of the threads

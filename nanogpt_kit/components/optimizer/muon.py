@@ -126,11 +126,12 @@ class BatchedMuon(torch.optim.Muon):
         stack: Any = torch.stack(mixed_momentum(gradients, momenta, group))
         # Exchanged once, so that each rank has some matrices whole, instead of once for every product
         whole = [Shard(0) if placement.is_shard() else placement for placement in stack.placements]
-        local = scaled_parts(stack.redistribute(placements=whole).to_local(), rows, group)
+        local = orthogonalize_parts(stack.redistribute(placements=whole).to_local(), rows, group)
         layout = {"shape": stack.shape, "stride": stack.stride(), "run_check": False}
         update = DTensor.from_local(local, stack.device_mesh, whole, **layout).redistribute(placements=stack.placements)
         torch._foreach_mul_(parameters, 1 - group["lr"] * group["weight_decay"])
-        torch._foreach_add_(parameters, update.unbind(), alpha=-group["lr"])
+        scale = update_scale(rows[0], stack.shape[2], group["adjust_lr_fn"])
+        torch._foreach_add_(parameters, update.unbind(), alpha=-group["lr"] * scale)
 
 
 def batches(matrices: list[Matrix], threads: int) -> list[list[Matrix]]:
@@ -157,16 +158,17 @@ def update_scale(A: int, B: int, adjust: str) -> float:
     return 0.2 * math.sqrt(max(A, B)) if adjust == "match_rms_adamw" else math.sqrt(max(1, A / B))
 
 
-def scaled_parts(stack: Tensor, rows: tuple[int, ...], group: dict[str, Any]) -> Tensor:
-    """(N, A, B) with each part, of these rows, orthogonal by itself, at its scale."""
+def orthogonalize_parts(stack: Tensor, rows: tuple[int, ...], group: dict[str, Any]) -> Tensor:
+    """(N, A, B) with each part, of these rows, orthogonal by itself, at its scale divided by that of the first."""
     parts = list(stack.split(rows, dim=1))
+    adjust = group["adjust_lr_fn"]
     for size in dict.fromkeys(rows):  # those of one size in a batch
         places = [place for place, count in enumerate(rows) if count == size]
         together = torch.cat([parts[place] for place in places]).to(product_dtype(stack.device.type))
         directions = orthogonalize(together, group).to(stack.dtype)
-        directions = directions * update_scale(size, stack.shape[2], group["adjust_lr_fn"])
+        ratio = update_scale(size, stack.shape[2], adjust) / update_scale(rows[0], stack.shape[2], adjust)
         for place, part in zip(places, directions.unflatten(0, (len(places), len(stack))), strict=True):
-            parts[place] = part
+            parts[place] = part if ratio == 1 else part * ratio
     return torch.cat(parts, dim=1)
 
 
