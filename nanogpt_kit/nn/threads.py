@@ -1,8 +1,7 @@
 """Independent calls, made by several threads of this process at once on a CPU.
 
 Each thread computes its operations with one thread of OpenMP, so the threads wait for each other once, not after every
-operation: two OpenMP threads that sleep between operations took 24 ms for a Newton-Schulz iteration of 16 matrices 128
-wide, one thread 19 ms, two threads with half of the matrices each 10 ms (two cores of an AMD EPYC, Zen 5).
+operation: see docs/decisions/muon-on-threads.md.
 """
 
 from __future__ import annotations

@@ -93,7 +93,9 @@ class BatchedMuon(torch.optim.Muon):
                     sharded.setdefault((parameter.shape, rows), []).append(matrix)
                     continue
                 # Equal parts need no copies: together they are more matrices
-                parts = [matrix] if len(set(rows)) == 1 else zip(*(tensor.split(rows) for tensor in matrix), strict=True)
+                parts = (
+                    [matrix] if len(set(rows)) == 1 else zip(*(tensor.split(rows) for tensor in matrix), strict=True)
+                )
                 for count, part in zip(rows, parts, strict=False):
                     equal.setdefault((count, parameter.shape[1], parameter.device), []).append(part)
             for (shape, rows), matrices in sharded.items():
@@ -179,7 +181,7 @@ def orthogonalize(x: Tensor, group: dict[str, Any]) -> Tensor:
     at once, since the next S is a product of such small matrices; more than two at once may overflow in bf16.
     """
     a, b, c = group["ns_coefficients"]
-    N, A, B = x.shape
+    A, B = x.shape[1:]
     x = x / x.norm(dim=(1, 2), keepdim=True).clamp_(min=group["eps"])  # no singular value is above 1
     steps = group["ns_steps"]
     while steps:
