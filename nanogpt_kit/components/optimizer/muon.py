@@ -23,8 +23,8 @@ from nanogpt_kit.api import CombinedOptimizer, Field, Optimizer, ParameterShape,
 
 Matrix = tuple[Tensor, Tensor, Tensor]  # a part of a parameter, with the same of its gradient and its momentum
 
-# Ratio of the sides from which two steps are made at once. Five steps of 4 matrices with it and without took 3.3 and 4.2
-# ms (128 x 512), 2.8 and 3.4 (128 x 384), 2.4 and 2.4 (128 x 256), on one core of an AMD EPYC (Zen 5) in bf16.
+# Ratio of the sides from which two steps are made at once. Five steps of 4 matrices took with it and without 3.3 and
+# 4.2 ms (128 x 512), 2.8 and 3.4 (128 x 384), 2.4 and 2.4 (128 x 256), on one core of an AMD EPYC (Zen 5) in bf16.
 LONG = 3
 BATCH_ELEMENTS = 2**24  # in the stack of a process: 64 MiB in fp32, about 200 MiB with all that is computed from it
 
