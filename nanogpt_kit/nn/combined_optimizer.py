@@ -8,6 +8,8 @@ from typing import Any
 import torch
 
 from nanogpt_kit.core.evaluation_weights import set_evaluation_weights, set_trained_weights
+from nanogpt_kit.nn.sharded import is_sharded
+from nanogpt_kit.nn.threads import call_concurrently, concurrent_threads
 
 
 class CombinedOptimizer(torch.optim.Optimizer):
@@ -15,12 +17,18 @@ class CombinedOptimizer(torch.optim.Optimizer):
 
     Its state and its groups are those of the parts, so that it is saved and resumed, and driven by schedules, like any
     optimizer of torch.
+
+    A part may have a method `updates(threads)`, which returns independent calls that together are its step, the longest
+    first. On a CPU these, and the steps of the other parts, are then made by several threads at once.
     """
 
     def __init__(self, parts: list[torch.optim.Optimizer]) -> None:
         self.parts = parts
         super().__init__([group for part in parts for group in part.param_groups], {})
         self._share_state()
+        parameters = [parameter for group in self.param_groups for parameter in group["params"]]
+        self.may_divide = all(p.device.type == "cpu" and not is_sharded(p) for p in parameters)
+        self.may_divide &= any(hasattr(part, "updates") for part in parts)
 
     def _share_state(self) -> None:
         """Makes the parts refer to the state and the groups of this optimizer, which torch may replace."""
@@ -39,9 +47,20 @@ class CombinedOptimizer(torch.optim.Optimizer):
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
         loss = torch.enable_grad()(closure)() if closure else None
-        for part in self.parts:
-            part.step()
+        threads = concurrent_threads() if self.may_divide else 1
+        if threads > 1:
+            call_concurrently(self._updates(threads), threads)
+        else:
+            for part in self.parts:
+                part.step()
         return loss
+
+    def _updates(self, threads: int) -> list[Callable[[], object]]:
+        calls: list[Callable[[], object]] = []
+        for part in self.parts:
+            updates = getattr(part, "updates", None)
+            calls += updates(threads) if callable(updates) else [part.step]
+        return [torch.no_grad()(call) for call in calls]  # a mode of each thread
 
     def eval(self) -> None:
         """Gives the parameters the weights for evaluation, of those parts that have such: see kind `optimizer`."""

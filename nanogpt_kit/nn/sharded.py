@@ -10,12 +10,21 @@ from typing import Any
 
 from torch import Tensor, nn
 
+CLIP_EPS = 1e-6  # which torch adds to the norm in clip_grads_with_norm_
+
 
 def clip_gradients(parameters: Sequence[nn.Parameter], max_norm: float) -> Tensor:
-    """Scales gradients down to `max_norm` (0 leaves them); returns their norm before, the same on every rank."""
-    if max_norm:
-        return full_tensor(nn.utils.clip_grad_norm_(parameters, max_norm))
-    return full_tensor(nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None]))
+    """Scales gradients down to `max_norm` (0 leaves them); returns their norm before, the same on every rank.
+
+    A CPU does not multiply by 1: of the 39 ms that clipping GPT-2's gradients took, the product took 21 (one thread of
+    an AMD EPYC, Zen 5). Other devices do, since asking them would wait for them.
+    """
+    gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+    norm = nn.utils.get_total_norm(gradients)
+    may_ask = norm.device.type == "cpu" and not is_sharded(norm)
+    if max_norm and not (may_ask and (max_norm / (norm + CLIP_EPS)).item() >= 1):
+        nn.utils.clip_grads_with_norm_(parameters, max_norm, norm)
+    return full_tensor(norm)
 
 
 def is_sharded(tensor: Tensor) -> bool:

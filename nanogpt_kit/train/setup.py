@@ -26,6 +26,7 @@ from nanogpt_kit.data.proportions import quota_of
 from nanogpt_kit.data.tokenizer_of_run import TokenizerOfRun, find_tokenizer_of_run, read_tokenizer_of_run
 from nanogpt_kit.generate.prompt import check_prompt
 from nanogpt_kit.nn.extra_names import extra_names
+from nanogpt_kit.nn.threads import limited_threads
 from nanogpt_kit.runs.folder import RunFolder
 from nanogpt_kit.runs.provenance import InitFrom, TokenizerFrom
 from nanogpt_kit.train.before_data import check_before_data
@@ -230,7 +231,8 @@ def machine_settings(experiment: Experiment, ctx: RunContext, vocab_size: int) -
     torch.set_num_threads(cores.threads)
     keep_freed_memory()
     try:
-        with Precision(ctx.precision, ctx.device).matmul_precision():
+        precision = Precision(ctx.precision, ctx.device)
+        with precision.matmul_precision(), limited_threads(cores.chunks * cores.threads):
             yield cores
     finally:
         torch.set_num_threads(threads)

@@ -68,12 +68,20 @@ class NormalizedMuon(torch.optim.Optimizer):
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
         loss = torch.enable_grad()(closure)() if closure else None
+        for update in self.updates():
+            update()
+        return loss
+
+    def updates(self, threads: int = 1) -> list[Callable[[], None]]:
+        """The calls that together are a step, for this many threads, the longest first: see `CombinedOptimizer`."""
+        calls = []
         for group in self.param_groups:
             momentum = warm_momentum(group)
-            for matrices, rows in equal_matrices(group):
-                self.update(matrices, rows, momentum, group)
+            for matrices, rows in equal_matrices(group, threads):
+                work = len(matrices) * matrices[0].numel() * min(matrices[0].shape)
+                calls.append((work, partial(self.update, matrices, rows, momentum, group)))
             group["updates"] += 1
-        return loss
+        return [call for _, call in sorted(calls, key=lambda pair: -pair[0])]
 
     def update(self, matrices: list[Tensor], rows: tuple[int, ...], momentum: float, group: dict[str, Any]) -> None:
         """One step of matrices (A, B) of one shape, each made of parts with these numbers of rows."""

@@ -14,12 +14,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Annotated, Any
 
 import torch
 from torch import Tensor
 
-from nanogpt_kit.api import Field, Optimizer
+from nanogpt_kit.api import CombinedOptimizer, Field, Optimizer
 
 Decay = Annotated[float, Field(ge=0, lt=1)]
 Bases = list[Tensor | None]  # of each axis the eigenvectors, in columns; None where it keeps its own
@@ -39,7 +40,7 @@ class SOAP(Optimizer):
     def build(self, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
         names = ("lr", "betas", "eps", "basis_every_steps", "max_dim", "split_rows")
         defaults = {name: getattr(self, name) for name in names}
-        return EigenbasisAdam(self.with_weight_decay(groups, self.weight_decay), defaults)
+        return CombinedOptimizer([EigenbasisAdam(self.with_weight_decay(groups, self.weight_decay), defaults)])
 
     def state_copies(self) -> int:
         return 2  # and the preconditioners, where dimensions are not above max_dim
@@ -49,12 +50,20 @@ class EigenbasisAdam(torch.optim.Optimizer):
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
         loss = torch.enable_grad()(closure)() if closure else None
+        for update in self.updates():
+            update()
+        return loss
+
+    def updates(self, threads: int = 1) -> list[Callable[[], None]]:
+        """The calls that together are a step, the longest first: see `CombinedOptimizer`."""
+        calls = []
         for group in self.param_groups:
             all_rows = group.get("rows") or [None] * len(group["params"])
             for parameter, rows in zip(group["params"], all_rows, strict=True):
                 if parameter.grad is not None:
-                    self.update(parameter, (group["split_rows"] and rows) or parameter.shape[:1], group)
-        return loss
+                    of_parts = (group["split_rows"] and rows) or parameter.shape[:1]
+                    calls.append((parameter.numel(), partial(self.update, parameter, of_parts, group)))
+        return [call for _, call in sorted(calls, key=lambda pair: -pair[0])]
 
     def update(self, parameter: Tensor, rows: Sequence[int], group: dict[str, Any]) -> None:
         """One step of a parameter that consists of parts with these numbers of rows."""

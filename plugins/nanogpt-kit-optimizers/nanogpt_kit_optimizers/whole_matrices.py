@@ -10,9 +10,9 @@ from torch import Tensor
 BATCH_ELEMENTS = 2**24  # in the stack of a process: 64 MiB in fp32, several times that with all computed from it
 
 
-def equal_matrices(group: dict[str, Any]) -> Iterator[tuple[list[Tensor], tuple[int, ...]]]:
+def equal_matrices(group: dict[str, Any], threads: int = 1) -> Iterator[tuple[list[Tensor], tuple[int, ...]]]:
     """The matrices of a parameter group that have gradients, those of one shape together, with the rows of the parts
-    that each is made of; at most as many together as fit into BATCH_ELEMENTS."""
+    that each is made of; some for each thread, and at most as many together as fit into BATCH_ELEMENTS."""
     rows_of = group.get("rows") or [None] * len(group["params"])
     together: dict[tuple[Any, ...], list[Tensor]] = {}
     for parameter, rows in zip(group["params"], rows_of, strict=True):
@@ -20,7 +20,7 @@ def equal_matrices(group: dict[str, Any]) -> Iterator[tuple[list[Tensor], tuple[
             together.setdefault((parameter.shape, rows or (len(parameter),)), []).append(parameter)
     for (shape, rows), matrices in together.items():
         ranks = matrices[0].device_mesh.size() if is_sharded(matrices[0]) else 1  # type: ignore[attr-defined]
-        count = ranks * max(1, BATCH_ELEMENTS // shape.numel())
+        count = ranks * max(1, min(BATCH_ELEMENTS // threads // shape.numel(), -(-len(matrices) // threads)))
         for first in range(0, len(matrices), count):
             yield matrices[first : first + count], rows
 
