@@ -8,7 +8,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from nanogpt_kit.api import View
+from nanogpt_kit.api import LayerContext, View
+from nanogpt_kit.components.attention.naive import Naive
+from nanogpt_kit.components.attention.sdpa import SDPA
 from nanogpt_kit.testing.attention import AttentionConformance
 from nanogpt_kit.testing.attention_scenes import SCENES, plain_softmax
 
@@ -59,3 +61,19 @@ def test_the_suites_softmax_is_the_one_written_as_loops(scene: str, window: int 
     q, k, v = suite.inputs(view)
     out = plain_softmax(q, k, v, view, window).float()
     torch.testing.assert_close(out, by_loops(q, k, v, view, window), rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("window", [None, 5, 140])
+@pytest.mark.parametrize("tokens", [7, 128, 300])
+def test_blocks_of_queries_have_the_values_and_gradients_of_the_whole_square(tokens: int, window: int | None) -> None:
+    ctx = LayerContext(
+        n_embd=48, n_head=6, n_kv_head=3, head_dim=8, n_layer=1, block_size=tokens, dropout=0.0, bias=False
+    )
+    torch.manual_seed(0)
+    q, k, v = (torch.randn(2, heads, tokens, 8, requires_grad=True) for heads in (6, 3, 3))
+    view, weights = View.causal(torch.arange(tokens)[None]), torch.randn(2, 6, tokens, 8)
+    found = []
+    for attention in (SDPA(window=window, backend="math"), Naive(window=window)):
+        y = attention.build(ctx)(q, k, v, view)
+        found.append([y, *torch.autograd.grad(y, (q, k, v), weights)])
+    torch.testing.assert_close(*found, rtol=0, atol=1e-5)
