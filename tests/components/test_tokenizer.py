@@ -571,7 +571,11 @@ def test_text_that_is_ascii_in_part_has_the_ids_of_tiktoken(
     monkeypatch.setattr(ascii_pieces, "BLOCK_CHARACTERS", 2)
     encoder = BPEEncoder.from_ranks(pattern, {EOT: 50_256}, oracle._mergeable_ranks)
 
-    @given(st.lists(st.one_of(ascii_text, adversarial, st.sampled_from([" ", "    é", "é\n   a"])), max_size=6).map("".join))
+    @given(
+        st.lists(st.one_of(ascii_text, adversarial, st.sampled_from([" ", "    é", "é\n   a"])), max_size=6).map(
+            "".join
+        )
+    )
     def check(text: str) -> None:
         assert "".join(ascii_pieces.ascii_blocks(text)) == text
         assert ids_of(encoder, text) == encoder.encoding.encode_ordinary(text)
