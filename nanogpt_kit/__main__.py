@@ -54,6 +54,7 @@ from nanogpt_kit.core.errors import (
 from nanogpt_kit.launch.processes import end_with_parent
 from nanogpt_kit.runs.secrets import hide_in_text
 from nanogpt_kit.system import signals
+from nanogpt_kit.system.garbage_collection import exempt_all_from_collection, keep_imports
 from nanogpt_kit.system.terminal import wrap_lines
 
 
@@ -72,6 +73,7 @@ class ConsoleHandler(logging.Handler):
 def main() -> None:
     """Runs the command line and exits."""
     output.replace_standard_streams()
+    keep_imports()
     logger = logging.getLogger("nanogpt_kit")
     logger.addHandler(ConsoleHandler())
     logger.setLevel(logging.INFO)
@@ -190,6 +192,7 @@ def exit_process(code: int) -> NoReturn:
     if skips_teardown:
         atexit._run_exitfuncs()
         end_now()
+    exempt_all_from_collection()
     sys.exit(code)
 
 

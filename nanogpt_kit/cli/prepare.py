@@ -10,6 +10,7 @@ from nanogpt_kit.cli.experiment import EXPERIMENT, OVERRIDES, TRUST, load_experi
 from nanogpt_kit.cli.json_output import json_option, print_json
 from nanogpt_kit.cli.output import continue_without_reader
 from nanogpt_kit.core.errors import Fault, KitError
+from nanogpt_kit.system.torch_libraries import load_torch_libraries
 
 if TYPE_CHECKING:
     from nanogpt_kit.data.manifest import SourceRecord
@@ -38,6 +39,7 @@ def prepare(
     A preparation that was interrupted continues where it stopped.
     """
     continue_without_reader()
+    load_torch_libraries()  # components import torch
     chosen = load_experiment(experiment, overrides, trust_code)
     from nanogpt_kit.cli.proportions_text import print_proportions, proportions_record
     from nanogpt_kit.data import prepare as preparation

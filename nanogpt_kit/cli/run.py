@@ -20,6 +20,8 @@ from nanogpt_kit.cli.run_result import RunResult
 from nanogpt_kit.cli.run_seeds import series_record, series_text, train_seeds
 from nanogpt_kit.cli.verbose import VERBOSE
 from nanogpt_kit.core.errors import KitError, RunFailed, printable
+from nanogpt_kit.system.garbage_collection import without_garbage_collection
+from nanogpt_kit.system.torch_libraries import load_torch_libraries
 
 if TYPE_CHECKING:
     from nanogpt_kit.cli.run_reference import NamedRun
@@ -93,7 +95,9 @@ def run(
         raise KitError("--seeds resumes the newest run of each seed; remove the run after --resume")
     if into and (resume is not None or seeds):
         raise KitError("--into names the folder of a single run, new or not; remove --resume and --seeds")
-    from nanogpt_kit.cli import run_reference
+    load_torch_libraries()
+    with without_garbage_collection():
+        from nanogpt_kit.cli import run_reference
 
     named = run_reference.find_named_run(experiment)
     if named is None and resume == "" and seeds is None and run_reference.is_bare_name(experiment):

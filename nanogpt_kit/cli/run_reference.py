@@ -54,9 +54,11 @@ def find_named_run(text: str) -> NamedRun | None:
     folder = run_by_folder_or_id(text)
     if folder is not None:
         return NamedRun(folder)
+    if "@" not in text or os.path.isfile(text):
+        return None
     from nanogpt_kit.train.resume import CHECKPOINT_OF_RUN, find_run_or_checkpoint
 
-    if os.path.isfile(text) or not (CHECKPOINT_OF_RUN.fullmatch(text) or text.endswith("@best")):
+    if not (CHECKPOINT_OF_RUN.fullmatch(text) or text.endswith("@best")):
         return None
     return NamedRun(*find_run_or_checkpoint(text))
 

@@ -7,7 +7,6 @@ Learners", section 2.2. The patterns, special tokens and hashes are those of tik
 from __future__ import annotations
 
 import base64
-import functools
 import hashlib
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -20,6 +19,7 @@ import tiktoken
 
 from nanogpt_kit.core.errors import KitError, catch_rust_panic
 from nanogpt_kit.core.kinds import Encoder
+from nanogpt_kit.corpus.ascii_pieces import MAX_CACHED_PIECES, PieceCache, ascii_blocks, ascii_splitter
 
 EOT = "<|endoftext|>"
 
@@ -42,18 +42,7 @@ SAFE_BORDER = re.compile(
     r"(?=[\n\r,.;:\u3001\u3002\uff0c\uff0e\uff1a\uff1b]))"
 )
 
-# These classes within ASCII: `re` splits ASCII text faster than tiktoken's engine, which covers all of Unicode.
-ASCII_CLASSES = {
-    r"[^\s\p{L}\p{N}]": r"[^\sA-Za-z0-9]",
-    r"[^\r\n\p{L}\p{N}]": r"[^\r\nA-Za-z0-9]",
-    r"\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}": "A-Z",
-    r"\p{Ll}\p{Lm}\p{Lo}\p{M}": "a-z",
-    r"\p{L}": "[A-Za-z]",
-    r"\p{N}": "[0-9]",
-    "$": r"\Z",
-}
 MAX_SPECIAL_IDS = 2**16  # beyond the last token
-MAX_PIECE_CHARACTERS, MAX_CACHED_PIECES = 64, 200_000  # of the cache: some 30 MB
 
 
 def bytes_by_letter() -> dict[str, int]:
@@ -162,18 +151,28 @@ class BPEEncoder(Encoder):
             return [self._encode(text) for text in texts]
 
     def _encode(self, text: str) -> np.ndarray:
-        if self._split is None or not text.isascii():
-            try:
-                return self.encoding.encode_to_numpy(text, disallowed_special=())
-            except UnicodeEncodeError:
-                raise
-            except ValueError as error:  # its regular expression engine gives up on a million spaces in a row
-                longest = max(map(len, re.findall(r"\s+", text)), default=0)
-                what = f"a text of {len(text):,} characters, {longest:,} of them white space in a row, cannot be split"
-                raise KitError(f"{what}: {error}; shorten the white space") from None
-        return np.frombuffer(
-            b"".join(map(self._piece_cache.__getitem__, self._split(text))), dtype=self._piece_cache.dtype
-        )
+        if self._split is None:
+            return self._encode_any(text)
+        if text.isascii():
+            return self._encode_ascii(text, self._split)
+        parts = [
+            self._encode_ascii(block, self._split) if block.isascii() else self._encode_any(block)
+            for block in ascii_blocks(text)
+        ]
+        return np.concatenate(parts)
+
+    def _encode_ascii(self, text: str, split: Callable[[str], list[str]]) -> np.ndarray:
+        return np.frombuffer(b"".join(map(self._piece_cache.__getitem__, split(text))), dtype=self._piece_cache.dtype)
+
+    def _encode_any(self, text: str) -> np.ndarray:
+        try:
+            return self.encoding.encode_to_numpy(text, disallowed_special=())
+        except UnicodeEncodeError:
+            raise
+        except ValueError as error:  # its regular expression engine gives up on a million spaces in a row
+            longest = max(map(len, re.findall(r"\s+", text)), default=0)
+            what = f"a text of {len(text):,} characters, {longest:,} of them white space in a row, cannot be split"
+            raise KitError(f"{what}: {error}; shorten the white space") from None
 
     def decode_bytes(self, ids: Iterable[int]) -> bytes:
         return b"".join(map(self._bytes.__getitem__, ids.tolist() if isinstance(ids, np.ndarray) else ids))
@@ -189,28 +188,6 @@ class BPEEncoder(Encoder):
 
     def state(self) -> dict[str, Any]:
         return self._state
-
-
-class PieceCache(dict[str, bytes]):
-    """Pieces of text with the bytes of their ids: most pieces of a text are words that occurred before."""
-
-    def __init__(self, encoding: tiktoken.Encoding) -> None:
-        self.encoding = encoding
-        self.dtype = np.dtype(np.uint16 if encoding.n_vocab <= 2**16 else np.uint32)
-
-    def __missing__(self, piece: str) -> bytes:
-        ids = np.array(self.encoding.encode_ordinary(piece), dtype=self.dtype).tobytes()
-        if len(piece) <= MAX_PIECE_CHARACTERS:
-            self[piece] = ids
-        return ids
-
-
-@functools.cache
-def ascii_splitter(pattern: str) -> Callable[[str], list[str]]:
-    """A function that splits ASCII text into the pieces of `pattern`."""
-    for classes, listed in ASCII_CLASSES.items():
-        pattern = pattern.replace(classes, listed)
-    return re.compile(pattern, re.ASCII).findall
 
 
 def download_ranks(name: str, vocabulary: PublishedVocabulary) -> Mapping[bytes, int]:

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import io
+import itertools
 import logging
 import re
-import threading
 from pathlib import Path
 from typing import Any
 
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.backend.event_processing.plugin_event_accumulator import EventAccumulator as PluginAccumulator
-from tensorboard.plugins.hparams import api_pb2
-from tensorboard.summary.writer import event_file_writer
+from tensorboard.plugins.custom_scalar import metadata as layout_metadata
+from tensorboard.plugins.hparams import api_pb2, metadata
+from tensorboard.summary.writer.record_writer import RecordWriter
 
-from nanogpt_kit.components.callback.tensorboard_summary import DESCRIPTIONS, chart_value
+from nanogpt_kit.components.callback import tensorboard_file
+from nanogpt_kit.components.callback.tensorboard_file import EventFile, record
+from nanogpt_kit.components.callback.tensorboard_summary import DESCRIPTIONS, chart_value, hparams_outcome, text_summary
 from nanogpt_kit.core.errors import KitError, RunFailed
 from nanogpt_kit.core.experiment import Experiment
 from nanogpt_kit.runs.folder import RunFolder, runs_of_experiment, runs_root
@@ -79,7 +83,7 @@ class Hand:
 @pytest.fixture(autouse=True)
 def numbered_from_0(monkeypatch: pytest.MonkeyPatch) -> None:
     """Files of one second and process are read in the order of their numbers' digits."""
-    monkeypatch.setattr(event_file_writer, "_global_uid", event_file_writer.AtomicCounter(0))
+    monkeypatch.setattr(tensorboard_file, "FILES", itertools.count())
 
 
 def steps_by_tag(folder: RunFolder) -> dict[str, list[int]]:
@@ -213,44 +217,45 @@ class Last(Evaluator):
 """
 
 
-def test_a_writing_thread_that_fails_is_reported_once(
-    tiny: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
-) -> None:
-    from tensorboard.summary.writer.record_writer import RecordWriter
-
-    write, hook = RecordWriter.write, threading.excepthook
-
-    def full(self: RecordWriter, data: bytes) -> None:
-        if b"Loss/train" in data:
-            raise OSError(28, "No space left on device")
-        write(self, data)
-
-    monkeypatch.setattr(RecordWriter, "write", full)
-    folder = session.run(Experiment.load(tiny, ["callback=['tensorboard']", "train.steps=3", "sample.num_samples=0"]))
-    assert folder.status().state == "finished"
-    told = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
-    assert len(told) == 1
-    assert "TensorBoard failed in" in told[0]
-    assert "No space left on device" in told[0]
-    assert "Traceback" not in capfd.readouterr().err
-    threading.excepthook = hook
-
-
 def test_a_tracker_that_fails_is_dropped_and_the_run_goes_on(
     tiny: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    from torch.utils.tensorboard import FileWriter
-
-    def full(self: FileWriter, summary: object, step: int = 0, *_: object) -> None:
+    def full(self: EventFile, summary: object, step: int = 0) -> None:
         if step:  # there was room for what is written at the start
             raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(FileWriter, "add_summary", full)
+    monkeypatch.setattr(EventFile, "add_summary", full)
     folder = session.run(Experiment.load(tiny, ["callback=['tensorboard']"]))
     assert folder.status().state == "finished"
     told = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
     assert len(told) == 1
     assert "TensorBoard failed in logged and is dropped" in told[0]
+
+
+@pytest.mark.parametrize("content", [b"", b"\0" * 32, b"123456789", bytes(range(256)) * 40])
+def test_records_are_those_that_tensorboards_own_writer_makes(content: bytes) -> None:
+    file = io.BytesIO()
+    RecordWriter(file).write(content)
+    assert record(content) == file.getvalue()
+
+
+def test_texts_and_descriptions_are_those_that_the_writers_of_torch_and_tensorboard_make() -> None:
+    from torch.utils.tensorboard.summary import text
+
+    ours, theirs = text_summary("sample/1", "a\n**b**").value[0], text("sample/1", "a\n**b**").value[0]
+    assert (ours.tag, ours.tensor, ours.metadata.plugin_data.plugin_name) == (
+        theirs.tag,
+        theirs.tensor,
+        theirs.metadata.plugin_data.plugin_name,
+    )
+    assert (layout_metadata.CONFIG_SUMMARY_TAG, metadata.SESSION_START_INFO_TAG, metadata.SESSION_END_INFO_TAG) == (
+        DESCRIPTIONS
+    )
+    [session_end] = hparams_outcome(is_finished=True).value
+    assert session_end.tensor == metadata.NULL_TENSOR
+    assert metadata.parse_session_end_info_plugin_data(session_end.metadata.plugin_data.content).status == (
+        api_pb2.STATUS_SUCCESS
+    )
 
 
 def test_texts_of_an_evaluation_and_of_the_runs_end_keep_apart(tiny: Path) -> None:

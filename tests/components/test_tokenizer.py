@@ -30,8 +30,8 @@ from nanogpt_kit.components.tokenizer.tiktoken import VOCAB_SIZES, Tiktoken
 from nanogpt_kit.core.kinds import load_entry
 from nanogpt_kit.core.registry import Registry
 from nanogpt_kit.core.requirements import KIT_DISTRIBUTION
+from nanogpt_kit.corpus import ascii_pieces, library_decoder, library_encoder
 from nanogpt_kit.corpus import bpe as bpe_module
-from nanogpt_kit.corpus import library_decoder, library_encoder
 from nanogpt_kit.corpus.bpe import CL100K, EOT, O200K, PUBLISHED, R50K
 from nanogpt_kit.data.encoders import restore_encoder
 from nanogpt_kit.testing.tokenizer import TokenizerConformance
@@ -562,6 +562,26 @@ def test_ascii_text_has_the_ids_of_tiktoken(pattern: str, oracle: tiktoken.Encod
         assert ids_of(encoder, text) == encoder.encoding.encode_ordinary(text)
 
     check()
+
+
+@pytest.mark.parametrize("pattern", [R50K, CL100K, O200K], ids=["r50k", "cl100k", "o200k"])
+def test_text_that_is_ascii_in_part_has_the_ids_of_tiktoken(
+    pattern: str, oracle: tiktoken.Encoding, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ascii_pieces, "BLOCK_CHARACTERS", 2)
+    encoder = BPEEncoder.from_ranks(pattern, {EOT: 50_256}, oracle._mergeable_ranks)
+
+    @given(
+        st.lists(st.one_of(ascii_text, adversarial, st.sampled_from([" ", "    é", "é\n   a"])), max_size=6).map(
+            "".join
+        )
+    )
+    def check(text: str) -> None:
+        assert "".join(ascii_pieces.ascii_blocks(text)) == text
+        assert ids_of(encoder, text) == encoder.encoding.encode_ordinary(text)
+
+    check()
+    assert [*ascii_pieces.ascii_blocks("all of it é but this, and that")] == ["all of it", " é but", " this, and that"]
 
 
 def test_pieces_are_remembered_within_bounds(gpt2: Encoder, monkeypatch: pytest.MonkeyPatch) -> None:
