@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import copy
 import logging
 from collections.abc import Callable
 from contextlib import nullcontext
 from functools import partial
-from itertools import chain
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from nanogpt_kit.generate.model_copy import call_without_hooks, copy_with_replacements, is_plain_linear
 from nanogpt_kit.generate.packed_linear import CastLinear, PackedLinear, has_fbgemm_fp16
 from nanogpt_kit.generate.static_cache import StaticCache
 from nanogpt_kit.nn.arithmetic import multiplies_bf16
@@ -43,6 +41,8 @@ class DecodingModel(nn.Module):
         can_copy = first.dtype == torch.float32
         self.model = copy_with_replacements(model, partial(self.decoding_substitute, rows=rows)) if can_copy else model
         self.is_copy = self.model is not model  # then only decoding computes in it
+        if self.is_copy and self.compile_mode == "off":
+            call_without_hooks(self.model)
         self.mean_products, products = count_linear_multiplications(model)
         self.weight_bytes = products * self.dtype.itemsize  # read for each token; norms and embeddings not counted
         self.caller_threads = 1  # threads that call it at once
@@ -147,40 +147,3 @@ def record_cuda_graph(function: Callable[[Tensor], Tensor], like: Tensor) -> Cal
         return outputs
 
     return replay
-
-
-def is_plain_linear(module: nn.Linear) -> bool:
-    """Whether it computes what nn.Linear does, without hooks, and with a plain parameter as weight."""
-    if type(module).forward is not nn.Linear.forward:
-        return False
-    has_hooks = module._forward_hooks or module._forward_pre_hooks or "forward" in vars(module)
-    return not has_hooks and type(module.weight) is nn.Parameter  # and not a shard, as with fsdp
-
-
-def copy_with_replacements(model: nn.Module, change: Callable[[nn.Module], nn.Module]) -> nn.Module:
-    """A copy that shares all weights, with some modules replaced; the model itself where it cannot be copied."""
-    shared: dict[int, Any] = {id(tensor): tensor for tensor in chain(model.parameters(), model.buffers())}
-    for module in model.modules():  # objects that observe modules are shared, not copied
-        for hook in (*module._forward_hooks.values(), *module._forward_pre_hooks.values()):
-            owner = getattr(hook, "__self__", None)
-            shared |= {} if owner is None or isinstance(owner, nn.Module) else {id(owner): owner}
-    try:
-        new = copy.deepcopy(model, shared)
-    except Exception as error:  # from a component with an attribute that cannot be copied
-        logger.debug("decoding uses the model itself, since it cannot be copied: %r", error)
-        return model
-    for module in new.modules():
-        if getattr(vars(module).get("forward"), "recomputes", False):  # it would call the module that was copied
-            del module.forward
-    replace_modules(new, change)
-    return new
-
-
-def replace_modules(module: nn.Module, change: Callable[[nn.Module], nn.Module]) -> None:
-    """Replaces modules in place, from the outside in."""
-    for name, part in module.named_children():
-        changed = change(part)
-        if changed is part:
-            replace_modules(part, change)
-        else:
-            setattr(module, name, changed)
