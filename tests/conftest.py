@@ -46,6 +46,7 @@ def own_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         "XDG_STATE_HOME": "state",
     }.items():
         monkeypatch.setenv(variable, str(tmp_path / folder))
+    monkeypatch.setenv("NANOGPT_KIT_CALIBRATION", "off")  # rules choose, so that a busy machine changes no result
     monkeypatch.setenv("NANOGPT_KIT_CONSENTED", "")  # and what a test consents to ends with it
 
 

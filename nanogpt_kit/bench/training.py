@@ -40,7 +40,7 @@ class TimedTrainer:
         experiment = experiment.model_copy(update={"schedule": kept})
         all_threads = torch.get_num_threads()
         self.stack = ExitStack()
-        placement = Placement.join(self.stack, experiment, World())
+        placement = Placement.choose(self.stack, experiment, World())
         ctx, precision_reason = placement.ctx, placement.precision_reason
         setup, _ = set_up(self.stack, experiment, placement, with_weights=False)
         torch.set_num_threads(all_threads)  # a small step leaves some idle

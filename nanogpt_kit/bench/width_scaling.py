@@ -51,7 +51,7 @@ def measure_widths(experiment: Experiment, widths: Sequence[int], steps: int, se
     experiments = experiments_by_width(experiment, widths, steps)
     widest = experiments[widths[-1]]
     with ExitStack() as stack:
-        setup, _ = set_up(stack, widest, Placement.join(stack, widest, World()), with_weights=False)
+        setup, _ = set_up(stack, widest, Placement.choose(stack, widest, World()), with_weights=False)
         trained: list[list[Trajectory]] = []
         for width in widths:
             count = seeds * min(MOST_SEEDS, widths[-1] // width)

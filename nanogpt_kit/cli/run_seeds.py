@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -14,6 +17,7 @@ from nanogpt_kit.cli.lines import print_lines
 from nanogpt_kit.cli.run_launcher import FailedProcesses, RunLauncher
 from nanogpt_kit.cli.run_result import RunResult
 from nanogpt_kit.core.errors import INTERRUPTED, RunFailed, notes_of, printable
+from nanogpt_kit.core.machine_choices import CALIBRATION
 from nanogpt_kit.runs.secrets import hide_in_command
 
 if TYPE_CHECKING:
@@ -25,9 +29,14 @@ NOT_A_CHANGE = ("train.seed", "train.steps", "train.max_", "train.batch_tokens",
 
 
 def train_seeds(launcher: RunLauncher, experiment: Experiment, count: int) -> list[RunResult]:
-    """Trains `count` runs in sequence; a run that fails does not end it."""
+    """Trains `count` runs in sequence; a run that fails does not end it. All compute as the first that has begun."""
+    with ExitStack() as stack:
+        return list(train_each_seed(launcher, experiment, count, stack))
+
+
+def train_each_seed(launcher: RunLauncher, experiment: Experiment, count: int, stack: ExitStack) -> Iterator[RunResult]:
     first, last = experiment.train.seed, experiment.train.seed + count - 1
-    results = []
+    shares_choices = False
     for seed in range(first, last + 1):
         click.echo(f"seed {seed}", err=True)
         try:
@@ -45,8 +54,27 @@ def train_seeds(launcher: RunLauncher, experiment: Experiment, count: int) -> li
         if isinstance(result.error, RunFailed):
             print_lines(f"run failed: {result.error}", err=True)
             click.echo(printable("\n".join(notes_of(result.error))), err=True)
-        results.append(result)
-    return results
+        if result.folder is not None and not shares_choices:
+            shares_choices = stack.enter_context(choices_of_run(result.folder.path))
+        yield result
+
+
+@contextmanager
+def choices_of_run(folder: Path) -> Iterator[bool]:
+    """While entered, runs of this process and of its children compute as that run has recorded, where it has."""
+    from nanogpt_kit.runs.machine_choices import FILE_NAME
+
+    record, before = folder / FILE_NAME, os.environ.get(CALIBRATION)
+    if not record.exists():
+        yield False
+        return
+    os.environ[CALIBRATION] = str(record.absolute())
+    try:
+        yield True
+    finally:
+        os.environ.pop(CALIBRATION)
+        if before is not None:
+            os.environ[CALIBRATION] = before
 
 
 def train_seed(launcher: RunLauncher, experiment: Experiment, seed: int) -> RunResult:

@@ -11,6 +11,9 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 
+# Environment variable: "off", where rules choose all; or a file with choices, also the record of a run
+CALIBRATION = "NANOGPT_KIT_CALIBRATION"
+
 Candidate = Callable[[], Callable[[], object]]  # makes what it needs, and returns the call whose time is measured
 
 

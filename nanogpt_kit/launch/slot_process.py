@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -22,7 +22,10 @@ LOG_TAIL_BYTES = 20_000  # of a process's log, in which its last line is looked 
 class SlotProcess:
     """`python -m nanogpt_kit ARGUMENTS` in a slot. It ends with this process, even if this one is killed."""
 
-    def __init__(self, arguments: Sequence[str], slot: MachineSlot, log: Path) -> None:
+    def __init__(
+        self, arguments: Sequence[str], slot: MachineSlot, log: Path, variables: Mapping[str, str] | None = None
+    ) -> None:
+        """`variables` are added to its environment."""
         self.log = log
         self.log_start = log.stat().st_size if log.exists() else 0
         self.failure_file = log.with_suffix(".failure.json")
@@ -31,7 +34,7 @@ class SlotProcess:
         with log.open("ab") as output:
             self.process = subprocess.Popen(
                 kit_command(arguments),
-                env={**os.environ, **kit, **slot.environment},
+                env={**os.environ, **kit, **(variables or {}), **slot.environment},
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,

@@ -8,6 +8,7 @@ import json
 import logging
 import os
 import platform
+import time
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -17,15 +18,14 @@ import torch
 from pydantic import BaseModel, ConfigDict, PositiveFloat
 
 from nanogpt_kit.core.errors import KitError
-from nanogpt_kit.core.machine_choices import MachineChoices, Task
+from nanogpt_kit.core.machine_choices import CALIBRATION, MachineChoices, Task
 from nanogpt_kit.nn.calibration import fastest, measure
-from nanogpt_kit.system.folders import available_cores, cache_dir
+from nanogpt_kit.system.folders import cache_dir
 from nanogpt_kit.system.json_files import read_json, write_json
 from nanogpt_kit.system.reading import read_text
 
 logger = logging.getLogger(__name__)
 
-VARIABLE = "NANOGPT_KIT_CALIBRATION"  # off: rules only; a file: a record to use, also one of a run
 BUDGET_SECONDS = 2.0  # of one process, all its measuring together
 spent = 0.0  # seconds that this process has measured
 
@@ -38,8 +38,7 @@ class Conditions(BaseModel):
     cpu: str
     capability: str  # the instructions that torch uses: AVX512, AVX2, ...; ATEN_CPU_CAPABILITY lowers it
     torch: str
-    cores: int  # that this process may use
-    threads: int  # of OpenMP, as OMP_NUM_THREADS or the number of cores says
+    threads: int  # of torch
     wait_policy: str  # of OpenMP's threads
 
     @property
@@ -57,11 +56,19 @@ class Calibration(BaseModel):
     tasks: Mapping[str, Mapping[str, PositiveFloat]] = {}  # seconds of a call, by task and candidate; the rule's first
 
 
+def starting_choices() -> MachineChoices:
+    """Those that the environment names, which leave nothing to be measured; else none. Raises KitError."""
+    setting = os.environ.get(CALIBRATION, "")
+    if not setting:
+        return MachineChoices()
+    return MachineChoices({} if setting == "off" else choices_of_file(setting), is_closed=True)
+
+
 def with_measured(choices: MachineChoices, tasks: Iterable[Task]) -> MachineChoices:
     """`choices`, and those for `tasks` that it lacks. They come from the record that the environment names, else from
     the cache of this machine; what is in neither is measured now, while the budget of this process lasts."""
     missing = {task.name: task for task in tasks if task.name not in choices.choices}
-    setting = os.environ.get(VARIABLE, "")
+    setting = os.environ.get(CALIBRATION, "")
     if not missing or choices.is_closed or setting == "off":
         return choices
     if setting:
@@ -84,8 +91,6 @@ def fits(figures: Mapping[str, float] | None, task: Task) -> bool:
 
 def measure_within_budget(tasks: list[Task]) -> dict[str, dict[str, float]]:
     """Measured figures; none where other load disturbed them."""
-    import time
-
     global spent
     began = time.perf_counter()
     figures = measure(tasks, BUDGET_SECONDS - spent) or {}
@@ -93,18 +98,17 @@ def measure_within_budget(tasks: list[Task]) -> dict[str, dict[str, float]]:
     return figures
 
 
-@functools.cache
 def current_conditions() -> Conditions:
     return Conditions(
         cpu=cpu_name(),
         capability=torch.backends.cpu.get_cpu_capability(),
         torch=str(torch.__version__),
-        cores=len(available_cores()),
-        threads=int(os.environ.get("OMP_NUM_THREADS", "0")) or torch.get_num_threads(),
+        threads=torch.get_num_threads(),
         wait_policy=os.environ.get("OMP_WAIT_POLICY", "").lower(),
     )
 
 
+@functools.cache
 def cpu_name() -> str:
     """The model of the processor; virtual machines may give several the same name, so its family and stepping too."""
     with suppress(OSError):
@@ -148,4 +152,4 @@ def choices_of_file(name: str) -> Mapping[str, str]:
         return {str(task): str(candidate) for task, candidate in values["choices"].items()}
     except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
         remedy = "name a machine_choices.json of a run, a file of the calibration cache, or off"
-        raise KitError(f"{VARIABLE}: {name} cannot be used: {error}; {remedy}") from None
+        raise KitError(f"{CALIBRATION}: {name} cannot be used: {error}; {remedy}") from None

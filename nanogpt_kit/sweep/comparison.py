@@ -7,6 +7,8 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
+from functools import partial
+from pathlib import Path
 
 from nanogpt_kit.comparison.comparability import check_arms
 from nanogpt_kit.comparison.comparison import make_comparison
@@ -27,6 +29,7 @@ from nanogpt_kit.sweep.study.storage import check_storage_form, open_storage, re
 from nanogpt_kit.sweep.study.study import Study
 from nanogpt_kit.sweep.work.run_study import run_study
 from nanogpt_kit.train.before_data import check_without_running, run_checks
+from nanogpt_kit.train.machine import choices_of_study
 from nanogpt_kit.train.precision import choose_device
 from nanogpt_kit.train.stop import StopSignals
 
@@ -62,7 +65,9 @@ def run_comparison(
         plan = ComparisonPlan(question, missing, options, again, nproc)
         device = choose_device(question.base.experiment.train.device)
         with hold_slots(workers, device, nproc) as slots, report_failure_of(storage):
-            study = open_comparison(plan)
+            arms = [arm.experiment for arm in question.arms]
+            runs = [Path(one.run) for one in answers.values()]
+            study = open_comparison(plan, partial(choices_of_study, arms, nproc, slots[0].threads, runs))
             run_missing(study, slots, command)
             queued = study.trials()
             own = {cell.key: plan.measurement(cell, queued, study.folder) for cell in missing}
@@ -79,13 +84,15 @@ def comparison_options(question: Question, workers: int, storage: str) -> Sweep:
     return Sweep(metric=metric, direction=direction, storage=storage, workers=workers, space={})
 
 
-def open_comparison(plan: ComparisonPlan) -> Study[ComparisonPlan]:
+def open_comparison(
+    plan: ComparisonPlan, measure: Callable[[], Mapping[str, str]] = dict[str, str]
+) -> Study[ComparisonPlan]:
     folder = plan.question.folder().absolute()
     check_writable(folder)
     with git_ignored_folder(runs_root()):
         folder.mkdir(parents=True, exist_ok=True)
     check_inside(folder, besides=plan.run_folders)  # those folders are checked by their runs
-    return Study(plan, open_storage(plan.options.storage, folder), folder)
+    return Study(plan, open_storage(plan.options.storage, folder), folder, measure)
 
 
 def run_missing(study: Study[ComparisonPlan], slots: Sequence[MachineSlot], command: str) -> None:

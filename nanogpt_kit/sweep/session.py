@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import optuna
@@ -42,6 +43,7 @@ from nanogpt_kit.sweep.work.trial import TrialProcess
 from nanogpt_kit.sweep.work.warnings_at_start import warnings_at_start
 from nanogpt_kit.sweep.work.watcher import TrialWatcher
 from nanogpt_kit.train.before_data import check_without_running
+from nanogpt_kit.train.machine import choices_of_study
 from nanogpt_kit.train.precision import choose_device
 from nanogpt_kit.train.stop import StopSignals
 
@@ -73,7 +75,9 @@ def run_in_slots(space: Space, first: Config, slots: Sequence[MachineSlot], npro
         folder.mkdir(parents=True, exist_ok=True)
     check_inside(folder, besides="trial-*")  # those folders are checked by their runs
     storage = open_storage(space.options.storage, folder)
-    search = Study(SearchPlan(space, first, nproc), storage, folder)
+    tried = [base, space.experiment(first)]
+    measure = partial(choices_of_study, tried, nproc, slots[0].threads)
+    search = Study(SearchPlan(space, first, nproc), storage, folder, measure)
     with StopSignals() as stop:
         search.open()
         write_sweep_record(base.name, space.options, folder)
@@ -105,7 +109,7 @@ def confirm_trials(search: Study[SearchPlan], slots: Sequence[MachineSlot], stop
     plan = ConfirmationPlan(search.plan.space, search.trials, search.plan.nproc)
     if not plan.chosen:
         return
-    confirmation = Study(plan, search.storage, search.folder)
+    confirmation = Study(plan, search.storage, search.folder, search.machine_choices)
     confirmation.open()
     left = len(confirmation.unfinished())
     logger.info("confirming %s: %s with fresh seeds", trials_text(sorted(plan.chosen)), count_text(left, "run"))

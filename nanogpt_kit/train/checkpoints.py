@@ -19,6 +19,7 @@ from nanogpt_kit.core.errors import RunFailed, did_you_mean
 from nanogpt_kit.core.evaluation_weights import evaluation_weights
 from nanogpt_kit.core.hooks import Hooks
 from nanogpt_kit.core.sections import Checkpoint
+from nanogpt_kit.runs.machine_choices import record_choices
 from nanogpt_kit.runs.status import Best
 from nanogpt_kit.train.finite import FiniteChecks
 from nanogpt_kit.train.progress import Progress
@@ -103,6 +104,8 @@ class Checkpoints:
     def _write(self, state: Mapping[str, Any], retention: store.Retention) -> Path:
         step = self.progress.step
         try:
+            if self.world.rank == 0:
+                record_choices(self.folder.parent)
             return store.save_checkpoint(self.folder, step, self.model, state, self.tokenizer, retention)
         except (OSError, RuntimeError, SafetensorError) as error:  # what Python, torch and safetensors call a full disk
             if self.world.is_lost_rank_error(error):

@@ -10,10 +10,7 @@ from nanogpt_kit.train.precision import Precision, choose_device, has_device
 
 def resolve_run_context(experiment: Experiment, world_size: int) -> tuple[RunContext, str]:
     """The device and precision that the settings mean on this machine, and why that precision. Raises KitError."""
-    device = choose_device(experiment.train.device)
-    if not has_device(device):
-        location = experiment.location(("train", "device"))
-        raise KitError(Fault(f"is {device!r}, but torch finds no such device here", "train.device", location))
+    device = checked_device(experiment)
     precision, why = Precision.choose(experiment.train.precision, device)
     if precision.name == "tf32" and device != "cuda":
         location = experiment.location(("train", "precision"))
@@ -26,3 +23,12 @@ def resolve_run_context(experiment: Experiment, world_size: int) -> tuple[RunCon
         block_size=experiment.model.block_size,
     )
     return ctx, why
+
+
+def checked_device(experiment: Experiment) -> str:
+    """The device that `train.device` means. Raises KitError where torch does not find it."""
+    device = choose_device(experiment.train.device)
+    if not has_device(device):
+        location = experiment.location(("train", "device"))
+        raise KitError(Fault(f"is {device!r}, but torch finds no such device here", "train.device", location))
+    return device

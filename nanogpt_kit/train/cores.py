@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import math
 import os
+import re
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import AbstractContextManager
@@ -33,6 +34,7 @@ from nanogpt_kit.nn.thread_probe import training_hazard
 from nanogpt_kit.nn.training_loss import TrainingLoss, sum_by_name
 from nanogpt_kit.nn.uninitialized import build_on_meta
 
+RECORDED = re.compile(r"([1-9]\d{0,3}) x ([1-9]\d{0,3}), unsplit ([1-9]\d{0,3})")
 MOST_CHUNKS = 4  # their Python code takes turns; more than two were not measured
 # Estimated seconds of a pass over one chunk. At 64 wide and 12 windows of 32 tokens, two chunks took 12.4 ms and the
 # whole batch 9.4 ms (in fp32, beside other work).
@@ -64,16 +66,33 @@ class CoreAllocation:
 
     @classmethod
     def choose(cls, experiment: Experiment, ctx: RunContext, vocab_size: int) -> CoreAllocation:
-        """As many threads as the experiment or OMP_NUM_THREADS says; else as many as a pass can use."""
+        """As many threads as the experiment says; else as the run has recorded, on any machine, since another number
+        adds in another order; else as OMP_NUM_THREADS says, or as a pass can use."""
+        module = build_on_meta(experiment.model, vocab_size) if ctx.device == "cpu" else None
+        asked = experiment.train.threads
+        if module is None:
+            return cls(1, asked or torch.get_num_threads(), asked or torch.get_num_threads())
+        parameters = num_params(module)
+        here = cls.choose_here(experiment, ctx, parameters)
+        if asked or ctx.world_size > 1:
+            return here
+        task = f"cores for {parameters:,} parameters and {experiment.train.batch_tokens:,} tokens"  # recorded alone
+        recorded = RECORDED.fullmatch(ctx.machine.choice(task, here.recorded_text))
+        if not recorded or recorded[0] == here.recorded_text:
+            return here
+        chunks, threads, unsplit_threads = map(int, recorded.groups())
+        obstacle = split_obstacle(experiment, ctx) if chunks > 1 else here.unsplit_reason
+        return here if chunks > 1 and obstacle else cls(chunks, threads, unsplit_threads, obstacle or "")
+
+    @classmethod
+    def choose_here(cls, experiment: Experiment, ctx: RunContext, parameters: int) -> CoreAllocation:
+        """What suits this machine and a model with that many parameters."""
         asked = experiment.train.threads
         most = asked or torch.get_num_threads()
-        module = build_on_meta(experiment.model, vocab_size) if ctx.device == "cpu" else None
-        if module is None:
-            return cls(1, most, most)
         windows = -(-experiment.step_plan.most_windows // ctx.world_size)  # of the largest step, rounded up
         if isinstance(experiment.train.micro_batch_size, int):
             windows = min(windows, experiment.train.micro_batch_size)
-        seconds = 6 * num_params(module) * windows * ctx.block_size / CORE_FLOPS[ctx.precision]
+        seconds = 6 * parameters * windows * ctx.block_size / CORE_FLOPS[ctx.precision]
         chunks, unsplit_reason = best_chunk_count(windows, most, seconds), ""
         if chunks > 1:
             unsplit_reason = split_obstacle(experiment, ctx) or ""
@@ -82,6 +101,10 @@ class CoreAllocation:
             return cls(chunks, most // chunks, most, unsplit_reason)
         useful = int(seconds / MIN_SECONDS_PER_THREAD)
         return cls(chunks, max(1, min(most // chunks, useful // chunks)), max(1, min(most, useful)), unsplit_reason)
+
+    @property
+    def recorded_text(self) -> str:
+        return f"{self.chunks} x {self.threads}, unsplit {self.unsplit_threads}"
 
 
 def best_chunk_count(windows: int, threads: int, seconds: float) -> int:

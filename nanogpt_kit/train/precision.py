@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 
 from nanogpt_kit.core.errors import KitError
+from nanogpt_kit.core.machine_choices import MachineChoices, Task
 from nanogpt_kit.nn.arithmetic import multiplies_bf16
 
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
+CPU_TASK = "precision cpu"
+PROBE = (512, 384, 1536)  # rows, features and results of the measured product, as in the MLP of a small network
 
 
 @dataclass(frozen=True)
@@ -26,7 +30,13 @@ class Precision:
         """The precision that `train.precision` means on a device, and why."""
         if setting != "auto":
             return cls(setting, device), "set by the experiment"
-        if multiplies_bf16(device):
+        is_native = multiplies_bf16(device)
+        if device == "cpu":  # what a run has recorded is kept also where bf16 is emulated
+            rule = "bf16" if is_native else "fp32"
+            name = MachineChoices.current().choice(CPU_TASK, rule, ("bf16", "fp32"))
+            if name != rule:
+                return cls(name, device), "measured on this machine, or recorded by the run"
+        if is_native:
             return cls("bf16", device), f"native on this {device.replace('cuda', 'gpu').upper()}"
         if device == "cuda":
             return cls("fp16", device), "this GPU has no bf16"
@@ -53,6 +63,24 @@ class Precision:
     def scaler(self) -> torch.amp.GradScaler:
         """Keeps fp16 gradients from vanishing; does nothing in the other precisions."""
         return torch.amp.GradScaler(self.device, enabled=self.name == "fp16")
+
+
+def precision_tasks(device: str) -> list[Task]:
+    """Whether products in bf16 are faster than in fp32, on a CPU that multiplies bf16; an emulated one never is."""
+    if device != "cpu" or not multiplies_bf16(device):
+        return []
+
+    def product(dtype: torch.dtype) -> Callable[[], object]:
+        rows, features, results = PROBE
+        x, weight = torch.ones(rows, features), torch.ones(results, features)  # fp32, as autocast casts them each time
+
+        def multiply() -> torch.Tensor:
+            with torch.no_grad():
+                return torch.nn.functional.linear(x.to(dtype), weight.to(dtype))
+
+        return multiply
+
+    return [Task(CPU_TASK, {"bf16": partial(product, torch.bfloat16), "fp32": partial(product, torch.float32)})]
 
 
 def choose_device(setting: str) -> str:

@@ -18,8 +18,10 @@ from nanogpt_kit.core.experiment import Experiment
 from nanogpt_kit.nn.flops import num_params, trained_params
 from nanogpt_kit.runs import folder as runs
 from nanogpt_kit.runs.folder import RunFolder
+from nanogpt_kit.runs.machine_choices import record_choices
 from nanogpt_kit.runs.status import EndedBy, State, cause_of, error_chain, origin_of
 from nanogpt_kit.system.writing import write_atomically
+from nanogpt_kit.train.context import checked_device
 from nanogpt_kit.train.evaluation import eval_mode, publish_samples
 from nanogpt_kit.train.identity_record import update_identity
 from nanogpt_kit.train.memory import is_out_of_memory
@@ -60,9 +62,10 @@ def run(
     if world.rank:
         logging.getLogger("nanogpt_kit").setLevel(logging.WARNING)  # rank 0 logs for all
     with ExitStack() as stack:
-        placement = Placement.join(stack, experiment, world)
+        stack.enter_context(world.joined(checked_device(experiment)))
         found = run_to_resume(experiment, resume, trust_code, world, accept_versions)
         experiment, resumed = (found.experiment, found.folder) if found else (experiment, None)
+        placement = Placement.choose(stack, experiment, world, resumed)
         runs.check_runs_writable(experiment.name)
         setup, weights = set_up(stack, experiment, placement, resumed, trust_code)
         branch = found.branch if found else None
@@ -160,6 +163,7 @@ def train_and_sample(trainer: Trainer) -> None:
             update_identity(folder, trainer.experiment, trainer.data.manifest, trainer.first_step)
             toml = trainer.experiment.to_toml(with_copies=True)  # a resumed run may train for more steps
             write_atomically(folder.experiment, toml)
+            record_choices(folder.path)
         trainer.train()
         if trainer.experiment.sample.num_samples and not stop.interrupted():
             write_samples(trainer)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -15,6 +15,7 @@ from nanogpt_kit.core.errors import KitError, dotted
 from nanogpt_kit.core.experiment import Experiment
 from nanogpt_kit.core.integers import ceil_div
 from nanogpt_kit.core.kinds import OrderContext, WrappedModel
+from nanogpt_kit.core.machine_choices import applied
 from nanogpt_kit.core.options import RunContext
 from nanogpt_kit.data.batches import Batches
 from nanogpt_kit.data.order_of_sources import order_of_sources
@@ -34,6 +35,7 @@ from nanogpt_kit.train.cores import CoreAllocation, ThreadedModel
 from nanogpt_kit.train.data_record import check_same_data, record_data
 from nanogpt_kit.train.efficiency import Efficiency
 from nanogpt_kit.train.evaluation import check_evaluators
+from nanogpt_kit.train.machine import choices_before_context, choices_in_context
 from nanogpt_kit.train.memory import keep_freed_memory
 from nanogpt_kit.train.model_options import targets_of_parts
 from nanogpt_kit.train.passes import check_passes
@@ -51,14 +53,19 @@ class Placement:
     precision_reason: str
 
     @classmethod
-    def join(cls, stack: ExitStack, experiment: Experiment, world: World) -> Placement:
-        """Connects the processes. Raises KitError where the experiment cannot run here."""
+    def choose(
+        cls, stack: ExitStack, experiment: Experiment, world: World, resumed: RunFolder | None = None
+    ) -> Placement:
+        """The place, once the processes are connected; what depends on the machine is as `resumed` has recorded it, or
+        as measured here, until `stack` is closed. Raises KitError where the experiment cannot run here."""
+        stack.enter_context(applied(choices_before_context(experiment, resumed, world)))
         ctx, precision_reason = resolve_run_context(experiment, world.size)
         if ctx.device == "cuda":
             select_gpu(world)
         experiment.check_context(ctx)
-        stack.enter_context(world.joined(ctx.device))
-        return cls(world, ctx, precision_reason)
+        machine = choices_in_context(experiment, ctx, world)
+        stack.enter_context(applied(machine))
+        return cls(world, replace(ctx, machine=machine), precision_reason)
 
 
 @dataclass(frozen=True)

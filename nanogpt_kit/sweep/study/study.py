@@ -7,7 +7,7 @@ only one of them can make. Asking Optuna for new trials instead overshoots (its 
 from __future__ import annotations
 
 import time
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
@@ -33,6 +33,7 @@ from nanogpt_kit.sweep.study.runs import TrialRun, component_copies
 from nanogpt_kit.sweep.study.sampler import ResumableSampler
 from nanogpt_kit.system.writing import remove_temporary_files, write_atomically
 
+CHOICES = "machine_choices"  # study attribute: see `core.machine_choices`
 IS_QUEUED = "queued"  # study attribute: all trials are in the queue
 QUEUE_SECONDS = 20  # for the controller that created the study to queue its trials
 POLL_SECONDS = 0.2
@@ -43,9 +44,19 @@ optuna.logging.set_verbosity(optuna.logging.ERROR)
 
 
 class Study(Generic[PlanT]):
-    """The trials of a plan. `folder` is the sweep's on this machine."""
+    """The trials of a plan. `folder` is the sweep's on this machine.
 
-    def __init__(self, plan: PlanT, storage: BaseStorage, folder: Path) -> None:
+    `measure_choices` returns what all of its runs are to compute with; it is called when the study is created.
+    """
+
+    def __init__(
+        self,
+        plan: PlanT,
+        storage: BaseStorage,
+        folder: Path,
+        measure_choices: Callable[[], Mapping[str, str]] = dict[str, str],
+    ) -> None:
+        self.measure_choices = measure_choices
         self.plan, self.storage, self.folder = plan, storage, folder
         self.options = plan.options
         self.ownership = Ownership(folder, plan.suffix)
@@ -78,6 +89,8 @@ class Study(Generic[PlanT]):
             if IS_QUEUED not in self.optuna_study.user_attrs:
                 for key, value in self.plan.facts().items():
                     self.optuna_study.set_user_attr(key, value)
+                if CHOICES not in self.optuna_study.user_attrs:
+                    self.optuna_study.set_user_attr(CHOICES, dict(self.measure_choices()))
                 self.queue_missing()
                 self.optuna_study.set_user_attr(IS_QUEUED, True)
             with report_damage(self.plan.study_name, self.plan.storage_key):
@@ -131,6 +144,10 @@ class Study(Generic[PlanT]):
             copy.parent.mkdir(parents=True, exist_ok=True)
             remove_temporary_files(copy.parent, of=copy.name)
             write_atomically(copy, source)
+
+    def machine_choices(self) -> dict[str, str]:
+        """The choices of all of its runs, on every machine; none where it was created by rules alone."""
+        return dict(self.optuna_study.user_attrs.get(CHOICES, {}))
 
     def queue_missing(self) -> None:
         for trial in self.plan.missing_trials(self.trials()):

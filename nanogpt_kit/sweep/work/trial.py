@@ -16,9 +16,12 @@ import tomli
 from optuna.trial import TrialState
 
 from nanogpt_kit.core.errors import BUSY, FAILED, MISTAKE, Fault, did_you_mean
+from nanogpt_kit.core.machine_choices import CALIBRATION
 from nanogpt_kit.launch.slot_process import SlotProcess
 from nanogpt_kit.launch.slots import MachineSlot
 from nanogpt_kit.runs.lock import Lock
+from nanogpt_kit.runs.machine_choices import FILE_NAME as MACHINE_CHOICES
+from nanogpt_kit.runs.machine_choices import ChoicesRecord
 from nanogpt_kit.runs.metrics import MetricsReader
 from nanogpt_kit.runs.status import Status
 from nanogpt_kit.sweep.study.ownership import HEARTBEAT_SECONDS, send_heartbeat
@@ -113,9 +116,16 @@ class TrialProcess:
         arguments = ["run", str(spec), f"--into={self.run.folder.path}", "--verbose"]  # its output is a log file
         if self.study.plan.nproc > 1:
             arguments.append(f"--nproc={self.study.plan.nproc}")
-        self.process = SlotProcess(arguments, slot, self.run_file(".log"))
+        variables = {CALIBRATION: str(self.write_choices())}
+        self.process = SlotProcess(arguments, slot, self.run_file(".log"), variables)
         write_atomically(self.run_file(".pid"), str(self.process.process.pid))
         return None
+
+    def write_choices(self) -> Path:
+        """Writes the choices of the study for its runs on this machine, each of which records those that it uses."""
+        file = self.folder / "trials" / MACHINE_CHOICES
+        ChoicesRecord(choices=self.study.machine_choices()).write(file)
+        return file.absolute()
 
     def run_file(self, suffix: str) -> Path:
         """A file of the sweep about the current run."""
