@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from nanogpt_kit.api import KVCache, ModelContext
 from nanogpt_kit.components.init.gpt2 import GPT2
 from nanogpt_kit.components.model.gpt import GPT
-from nanogpt_kit.generate import decoding_model, packed_linear
+from nanogpt_kit.generate import product_choice, products
 from nanogpt_kit.generate.decoding_model import DecodingModel
 from nanogpt_kit.generate.packed_linear import PackedLinear
 from nanogpt_kit.nn.parameter_shapes import parameter_shapes
@@ -76,9 +76,9 @@ def test_in_short_types_it_computes_nearly_the_same(
 def test_auto_takes_the_short_type_that_the_processor_reads(
     fp16: bool, bf16: bool, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(decoding_model, "multiplies_bf16", lambda device: bf16)
-    monkeypatch.setattr(decoding_model, "has_fbgemm_fp16", lambda: fp16)
-    assert decoding_model.decoding_dtype("auto", "cpu") == dtype
+    monkeypatch.setattr(product_choice, "multiplies_bf16", lambda device: bf16)
+    monkeypatch.setattr(product_choice, "has_fbgemm_fp16", lambda: fp16)
+    assert product_choice.decoding_dtypes("auto", "cpu")[0] == dtype
 
 
 @torch.no_grad()
@@ -86,7 +86,7 @@ def test_auto_takes_the_short_type_that_the_processor_reads(
 def test_without_the_products_of_a_library_another_computes_the_same(
     precision: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for module in (decoding_model, packed_linear):
+    for module in (product_choice, products):
         monkeypatch.setattr(module, "has_fbgemm_fp16", lambda: False)
     monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: False)
     model = model_of()
