@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from itertools import cycle
 
 import torch
@@ -16,7 +17,7 @@ from nanogpt_kit.nn.parts import HeadLinear
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 MIN_PRODUCTS_PER_THREAD = 16_000_000  # of several vectors: at 9 million (0.14 ms) a second thread cost, at 38 it gained
-MEASURED_WEIGHTS = 16_000_000  # at most, of a candidate: 32 MB in 16 bits, beyond what most caches hold
+MEASURED_WEIGHTS = 2_400_000  # of a candidate: more than a core's own cache holds; FBGEMM takes 20 ns to pack one (Zen 4)
 MIN_MEASURED_SIZE = 65_536  # weights of a layer: smaller ones take a few us in any way
 
 Ways = Mapping[torch.Size, Way]  # by the shape of the weight
@@ -40,9 +41,8 @@ def choose_ways(layers: Sequence[nn.Linear], dtypes: Sequence[torch.dtype], rows
     """The way for each shape of weights among `layers`."""
     shapes = {layer.weight.shape: isinstance(layer, HeadLinear) for layer in layers}
     possible = {shape: possible_ways(shape, is_head, dtypes, rows, threads) for shape, is_head in shapes.items()}
-    total = sum(layer.weight.numel() for layer in layers)
     tasks = {
-        shape: product_task(shape, ways, rows, total)
+        shape: product_task(shape, ways, rows)
         for shape, ways in possible.items()
         if len(ways) > 1 and shape.numel() >= MIN_MEASURED_SIZE
     }
@@ -66,26 +66,24 @@ def possible_ways(
     return {name: way for name, way in ways.items() if name == rule or not (is_head and way.rounds_results)}
 
 
-def product_task(shape: torch.Size, ways: Mapping[str, Way], rows: int, total: int) -> Task:
-    """The time of a layer's product, in a model of `total` weights in such layers: what is read after all others."""
-    copies = max(1, min(total, MEASURED_WEIGHTS) // shape.numel())
+def product_task(shape: torch.Size, ways: Mapping[str, Way], rows: int) -> Task:
+    """The time of a layer's product, or of its first results' where it is large, read after other layers."""
+    results, features = shape
+    measured = torch.Size([min(results, max(1, MEASURED_WEIGHTS // features)), features])
     types = " or ".join(dict.fromkeys(str(way.dtype).removeprefix("torch.") for way in ways.values()))
     threads = max(way.threads for way in ways.values())
-    name = f"decoding, {shape[1]} features to {shape[0]} in {types}: {rows} rows, {threads} threads, {copies} layers"
-    return Task(name, {key: product_call(way, shape, rows, copies) for key, way in ways.items()})
+    name = f"decoding, {rows} x {features} features to {results} by {types} on {threads} threads"
+    return Task(name, {key: partial(product_call, way, measured, rows) for key, way in ways.items()})
 
 
-def product_call(way: Way, shape: torch.Size, rows: int, copies: int) -> Callable[[], Callable[[], object]]:
-    def make() -> Callable[[], object]:
-        weight = torch.full(shape, 0.01)
-        x = torch.ones(rows, 1, shape[1])
+@torch.inference_mode()
+def product_call(way: Way, shape: torch.Size, rows: int) -> Callable[[], object]:
+    x = torch.ones(rows, 1, shape[1])
+    copies = max(1, MEASURED_WEIGHTS // shape.numel())
+    products = cycle([way.product(torch.full(shape, 0.01), None, rows) for _ in range(copies)])
+
+    def call() -> object:
         with torch.inference_mode():
-            products = cycle([way.product(weight, None, rows) for _ in range(copies)])
+            return next(products)(x)
 
-        def call() -> object:
-            with torch.inference_mode():
-                return next(products)(x)
-
-        return call
-
-    return make
+    return call
