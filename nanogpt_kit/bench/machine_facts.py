@@ -8,27 +8,20 @@ import shutil
 import sys
 import warnings
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import distributed
 
+from nanogpt_kit.bench.calibration import choice_facts
+from nanogpt_kit.bench.fact import Fact
+from nanogpt_kit.core.machine_choices import applied
 from nanogpt_kit.nn.arithmetic import multiplies_bf16
 from nanogpt_kit.nn.compiler import compiler_obstacle
+from nanogpt_kit.nn.measured_choices import starting_choices, with_measured
 from nanogpt_kit.system.folders import available_cores
 from nanogpt_kit.train.memory import free_bytes
-from nanogpt_kit.train.precision import Precision, choose_device
-
-
-@dataclass(frozen=True)
-class Fact:
-    """One line of the report."""
-
-    name: str
-    text: str  # for people; of a feature that is off: why, and what would help
-    verdict: str = ""  # available, off, unknown; empty where there is nothing to judge
-    values: dict[str, Any] = field(default_factory=dict)  # for programs
+from nanogpt_kit.train.precision import Precision, choose_device, precision_tasks
 
 
 def feature(name: str, off: str | None, text: str, **values: Any) -> Fact:
@@ -55,6 +48,7 @@ def machine_facts() -> dict[str, list[Fact]]:
     return {
         "machine": collect_facts(software, processor, memory),
         "training": collect_facts(arithmetic, gpus, attention, compiling, several_processes),
+        "choices": collect_facts(choice_facts),
     }
 
 
@@ -99,7 +93,8 @@ def memory() -> Iterator[Fact]:
 
 def arithmetic() -> Iterator[Fact]:
     device = choose_device("auto")
-    precision, why = Precision.choose("auto", device)
+    with applied(with_measured(starting_choices(), precision_tasks(device), measures=False)):
+        precision, why = Precision.choose("auto", device)
     text = f'{device}, {precision.name} ({why}), where train.device and train.precision are "auto"'
     yield Fact("auto settings", text, values={"device": device, "precision": precision.name, "reason": why})
     off = "requires a CPU with AVX512-BF16, AMX-BF16 or Arm's BF16; on others it is much slower than fp32"

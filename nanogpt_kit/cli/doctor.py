@@ -30,11 +30,20 @@ VARIABLES = {  # reported where they are set
 
 
 @click.command()
+@click.option("--calibrate", is_flag=True, help="Measure again what is fastest on this machine.")
 @json_option()
-def doctor(as_json: bool) -> None:
-    """Show what this machine can do, and why a feature is off."""
+def doctor(calibrate: bool, as_json: bool) -> None:
+    """Show what this machine can do, and why a feature is off.
+
+    With --calibrate what was measured here is forgotten, and measured again: now for the shapes of the experiments
+    bench_cpu, bench_baby and bench_gpt2, for others when they are first needed.
+    """
     from nanogpt_kit.bench.machine_facts import collect_facts, machine_facts
 
+    if calibrate:
+        from nanogpt_kit.bench.calibration import calibrate_again
+
+        calibrate_again()
     sections = machine_facts()
     sections |= {"folders": collect_facts(folder_facts), "prepared data": collect_facts(prepared_data_facts)}
     sections |= {"downloads": collect_facts(download_facts)}

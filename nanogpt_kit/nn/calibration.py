@@ -18,9 +18,11 @@ MIN_SAMPLE = 0.0005  # seconds that a sample takes; shorter calls are repeated, 
 MIN_ROUNDS, MAX_ROUNDS = 5, 25  # each candidate once in a round, in turn
 HOPELESS = 3.0  # times the time of the fastest first call: measured no further
 CLEARLY_FASTER = 0.95  # of the time of the rule's candidate; less is a tie, which goes to the rule
-# Beyond these the machine was doing something else meanwhile:
-MAX_WAITING = 0.05  # seconds for which threads of this process were ready but had no core, by second of measuring
-MAX_SPREAD = 0.25  # median distance from the median, by the median
+# Beyond these the machine was doing something else meanwhile. Two idle cores of an AMD EPYC (Zen 4): 0.01 to 0.07 and
+# 0.03 to 0.19 for products of a small network in two threads.
+MAX_WAITING = 0.15  # time for which threads of this process were ready but had no core, by the time that was measured
+MAX_SPREAD = 0.3  # median distance from the median, by the median
+MIN_ELAPSED = 0.04  # seconds, before which a single pause of some ms would decide
 
 
 class Disturbed(Exception):
@@ -33,14 +35,13 @@ def measure(tasks: Sequence[Task], budget_seconds: float) -> dict[str, dict[str,
     Tasks for which the budget leaves no time are left out, as are candidates that fail here.
     """
     began = time.perf_counter()
-    waiting = CoreWaiting()
     found: dict[str, dict[str, float]] = {}
     collects = gc.isenabled()
     gc.disable()
     try:
         for index, task in enumerate(tasks):
             left = budget_seconds - (time.perf_counter() - began)
-            figures = time_candidates(task, left / (len(tasks) - index), waiting)
+            figures = time_candidates(task, left / (len(tasks) - index))
             if figures:
                 found[task.name] = figures
     except Disturbed as reason:
@@ -59,7 +60,7 @@ def fastest(figures: Mapping[str, float]) -> str:
     return best if figures[best] < CLEARLY_FASTER * figures[rule] else rule
 
 
-def time_candidates(task: Task, seconds: float, waiting: CoreWaiting) -> dict[str, float]:
+def time_candidates(task: Task, seconds: float) -> dict[str, float]:
     """The median seconds of a call of each candidate; empty where there was no time for enough rounds."""
     began = time.perf_counter()
     calls, first = {}, {}
@@ -83,6 +84,7 @@ def time_candidates(task: Task, seconds: float, waiting: CoreWaiting) -> dict[st
     if rounds < MIN_ROUNDS:
         return {}
     samples: dict[str, list[float]] = {name: [] for name in calls}
+    waiting = CoreWaiting()
     for index in range(rounds):
         names = list(calls) if index % 2 else list(reversed(calls))
         for name in names:
@@ -120,10 +122,10 @@ class CoreWaiting:
         self.began, self.before = time.perf_counter(), waited_seconds()
 
     def check(self) -> None:
-        """Raises Disturbed where they waited for more than a small part of the time so far."""
+        """Raises Disturbed where they waited for too much of the time so far."""
         waited = waited_seconds() - self.before
         elapsed = time.perf_counter() - self.began
-        if waited > MAX_WAITING * max(elapsed, 0.02):
+        if waited > MAX_WAITING * max(elapsed, MIN_ELAPSED):
             raise Disturbed(f"threads waited {waited:.3f} of {elapsed:.3f} s for a core")
 
 

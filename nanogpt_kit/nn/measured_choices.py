@@ -41,6 +41,11 @@ class Conditions(BaseModel):
     threads: int  # of torch
     wait_policy: str  # of OpenMP's threads
 
+    def __str__(self) -> str:
+        policy = f", OMP_WAIT_POLICY={self.wait_policy}" if self.wait_policy else ""
+        threads = f"{self.threads} thread{'s' * (self.threads != 1)}"
+        return f"torch {self.torch}, {self.capability}, {threads}{policy}"
+
     @property
     def identity(self) -> str:
         return hashlib.sha256(self.model_dump_json().encode()).hexdigest()[:16]
@@ -64,9 +69,10 @@ def starting_choices() -> MachineChoices:
     return MachineChoices({} if setting == "off" else choices_of_file(setting), is_closed=True)
 
 
-def with_measured(choices: MachineChoices, tasks: Iterable[Task]) -> MachineChoices:
+def with_measured(choices: MachineChoices, tasks: Iterable[Task], measures: bool = True) -> MachineChoices:
     """`choices`, and those for `tasks` that it lacks. They come from the record that the environment names, else from
-    the cache of this machine; what is in neither is measured now, while the budget of this process lasts."""
+    the cache of this machine; what is in neither is measured now, if it `measures` and while the budget of this process
+    lasts."""
     missing = {task.name: task for task in tasks if task.name not in choices.choices}
     setting = os.environ.get(CALIBRATION, "")
     if not missing or choices.is_closed or setting == "off":
@@ -77,7 +83,7 @@ def with_measured(choices: MachineChoices, tasks: Iterable[Task]) -> MachineChoi
     conditions = current_conditions()
     known = read_calibration(conditions).tasks
     unknown = [task for name, task in missing.items() if not fits(known.get(name), task)]
-    if unknown and (measured := measure_within_budget(unknown)):
+    if measures and unknown and (measured := measure_within_budget(unknown)):
         add_to_calibration(conditions, measured)
         known = {**known, **measured}
     found = {name: fastest(known[name]) for name, task in missing.items() if fits(known.get(name), task)}
@@ -140,6 +146,11 @@ def add_to_calibration(conditions: Conditions, figures: Mapping[str, Mapping[str
         file = calibration_file(conditions)
         file.parent.mkdir(parents=True, exist_ok=True)
         write_json(file, Calibration(conditions=conditions, tasks=tasks).model_dump())
+
+
+def forget_calibration(conditions: Conditions) -> None:
+    with suppress(OSError, RuntimeError):
+        calibration_file(conditions).unlink(missing_ok=True)
 
 
 @functools.cache
