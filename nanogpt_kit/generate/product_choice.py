@@ -17,7 +17,9 @@ from nanogpt_kit.nn.parts import HeadLinear
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 MIN_PRODUCTS_PER_THREAD = 16_000_000  # of several vectors: at 9 million (0.14 ms) a second thread cost, at 38 it gained
-MEASURED_WEIGHTS = 2_400_000  # of a candidate: more than a core's own cache holds; FBGEMM takes 20 ns to pack one (Zen 4)
+MEASURED_WEIGHTS = (
+    2_400_000  # of a candidate: more than a core's own cache holds; FBGEMM takes 20 ns to pack one (Zen 4)
+)
 MIN_MEASURED_SIZE = 65_536  # weights of a layer: smaller ones take a few us in any way
 
 Ways = Mapping[torch.Size, Way]  # by the shape of the weight

@@ -1,8 +1,8 @@
 """Ways to multiply one vector, or some, by a weight matrix on a CPU, each with its own copy of the weights.
 
 Decoding waits for memory, so the layout of the weights decides, and whether one core reads as fast as all. GB/s of
-weights on two cores of an AMD EPYC (Zen 4; a plain read 26 to 33 on one core, 29 to 32 on two), one vector, from memory,
-for layers from 768 to 2304 features, 768 to 768, 3072 to 768, and 768 to 50,304; threads that sleep while they wait:
+weights on two cores of an AMD EPYC (Zen 4; a plain read 26 to 33 on one core, 29 to 32 on two) for one vector, layers
+from 768 to 2304 features, 768 to 768, 3072 to 768, and 768 to 50,304; threads that sleep while they wait:
 
     one thread    fp16: fbgemm 25, 26, 23, 28; mv 18, 16, 21, 19          bf16 mv 4, 4, 9, 5
                   fp32: rows 11, 10, 15, 11; columns 17, 12, 13, 21; onednn 15, 14, 19, 16
