@@ -32,7 +32,7 @@ from torch import Tensor
 
 MAX_DIRECT_ROWS = 8  # vectors up to which one thread is as fast as several: 123 us and 140 from 384 to 1536 features
 
-MIN_SIZE_OF_PARTS = 1_000_000  # weights from which two threads that sleep while they wait are faster: not at 590,000 (Zen 4)
+MIN_SIZE_OF_PARTS = 1_000_000  # weights from which two threads that sleep while they wait gain, not at 590,000 (Zen 4)
 
 Product = Callable[[Tensor], Tensor]  # x (..., in) fp32 -> (..., out) fp32
 
