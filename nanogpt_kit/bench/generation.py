@@ -17,8 +17,8 @@ import torch
 from nanogpt_kit.core.experiment import Experiment
 from nanogpt_kit.core.kinds import Encoder
 from nanogpt_kit.generate.decode import Decoder
-from nanogpt_kit.generate.decoding_model import DTYPES
 from nanogpt_kit.generate.generator import ASampler, TextGenerator
+from nanogpt_kit.generate.product_choice import DTYPES
 from nanogpt_kit.generate.static_cache import StaticCache
 from nanogpt_kit.generate.threads import ThreadedDecoder
 from nanogpt_kit.nn.initial_weights import build_initialized

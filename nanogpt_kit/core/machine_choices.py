@@ -62,7 +62,8 @@ class MachineChoices:
         return current_choices
 
 
-current_choices = MachineChoices()
+NO_CHOICES = MachineChoices()  # of a process that computes no run
+current_choices = NO_CHOICES
 
 
 @contextmanager

@@ -15,6 +15,7 @@ from nanogpt_kit.core.kinds import MemorySampler, Sampler
 from nanogpt_kit.generate.decoding_model import DecodingModel
 from nanogpt_kit.generate.draw import draw_tokens
 from nanogpt_kit.generate.static_cache import StaticCache, static_capacity
+from nanogpt_kit.generate.thread_count import MIN_LOGITS_PER_THREAD, thread_limit
 from nanogpt_kit.nn.cache import KVCache
 
 
@@ -78,9 +79,10 @@ class Decoder:
         """Draws the next token of each text. Raises KitError where the logits allow none."""
         with self.without_gradients():
             raw = logits = self.prefill() if self.cache is None else self.step(self.cache)  # (B, V)
-            for sampler in self.samplers:
-                logits = self.transform(sampler, logits)
-            drawn = draw_tokens(logits, self.seeds, self.next_index)  # (B, 1)
+            with thread_limit(raw.numel() // MIN_LOGITS_PER_THREAD):
+                for sampler in self.samplers:
+                    logits = self.transform(sampler, logits)
+                drawn = draw_tokens(logits, self.seeds, self.next_index)  # (B, 1)
             tokens = drawn.flatten().tolist()
             if min(tokens) < 0:
                 is_broken = not raw.isfinite().all()

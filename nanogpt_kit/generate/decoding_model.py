@@ -2,27 +2,22 @@
 
 from __future__ import annotations
 
-import copy
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from functools import partial
-from itertools import chain
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from nanogpt_kit.generate.packed_linear import CastLinear, PackedLinear, has_fbgemm_fp16
+from nanogpt_kit.generate.model_copy import call_without_hooks, copy_with_replacements, is_plain_linear
+from nanogpt_kit.generate.packed_linear import CastLinear, PackedLinear
+from nanogpt_kit.generate.product_choice import MIN_PRODUCTS_PER_THREAD, Ways, choose_ways, decoding_dtypes
 from nanogpt_kit.generate.static_cache import StaticCache
-from nanogpt_kit.nn.arithmetic import multiplies_bf16
 from nanogpt_kit.nn.cache import KVCache
 from nanogpt_kit.nn.hashed_dropout import HashedDropout
 
 logger = logging.getLogger(__name__)
-
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-MIN_PRODUCTS_PER_THREAD = 16_000_000  # of one layer: at 9 million (0.14 ms) a second thread cost, at 38 it gained
 
 
 class DecodingModel(nn.Module):
@@ -35,31 +30,45 @@ class DecodingModel(nn.Module):
     "default" compiles it; with "off" no static cache is used.
     """
 
-    def __init__(self, model: nn.Module, precision: str, rows: int, compile: str = "off") -> None:
+    def __init__(
+        self, model: nn.Module, precision: str, rows: int, compile: str = "off", caller_threads: int = 1
+    ) -> None:
         super().__init__()
         first = next(model.parameters(), torch.empty(0))
         self.device = first.device.type
-        self.dtype = decoding_dtype(precision, self.device)
+        dtypes = decoding_dtypes(precision, self.device)
+        self.dtype = dtypes[0]
         self.compile_mode = compile
-        can_copy = first.dtype == torch.float32
-        self.model = copy_with_replacements(model, partial(self.decoding_substitute, rows=rows)) if can_copy else model
+        self.caller_threads = caller_threads  # threads that call it at once
+        self.rows = rows
+        self.model = self.copy_of(model, dtypes) if first.dtype == torch.float32 else model
         self.is_copy = self.model is not model  # then only decoding computes in it
+        if not self.is_copy:
+            self.caller_threads = 1
+        if self.is_copy and self.compile_mode == "off":
+            call_without_hooks(self.model)
         self.mean_products, products = count_linear_multiplications(model)
+        packed = [part for part in self.model.modules() if isinstance(part, PackedLinear)]
         self.weight_bytes = products * self.dtype.itemsize  # read for each token; norms and embeddings not counted
-        self.caller_threads = 1  # threads that call it at once
+        self.weight_bytes += sum((part.itemsize - self.dtype.itemsize) * part.weight.numel() for part in packed)
         self.idle_caches: list[StaticCache] = []  # compiled for, and not in use
         if not self.is_copy and self.compile_mode == "graph":
             self.compile_mode = "off"  # a model sharded over processes communicates, which no graph records
 
-    def decoding_substitute(self, part: nn.Module, rows: int) -> nn.Module:
-        """The module to use in place of a part of the model; the part itself where it is not replaced."""
-        if type(part) in (nn.Dropout, HashedDropout):
-            return nn.Identity()  # saves 4 us a call
-        if not isinstance(part, nn.Linear) or not is_plain_linear(part):
-            return part
+    def copy_of(self, model: nn.Module, dtypes: Sequence[torch.dtype]) -> nn.Module:
+        """A copy with the linear layers that this device reads fastest; the model itself where it cannot be copied."""
         if self.device != "cpu" or self.compile_mode != "off":
-            return CastLinear(part, self.dtype, returns_input_dtype=self.device == "cpu")
-        return PackedLinear(part, self.dtype, rows)
+            return copy_with_replacements(model, lambda part: substitute(part, self.cast_linear))
+        layers = [part for part in model.modules() if isinstance(part, nn.Linear) and is_plain_linear(part)]
+        threads = max(1, torch.get_num_threads() // self.caller_threads)
+        ways = choose_ways(layers, dtypes, self.rows, threads)
+        return copy_with_replacements(model, lambda part: substitute(part, partial(self.packed_linear, ways=ways)))
+
+    def cast_linear(self, layer: nn.Linear) -> nn.Module:
+        return CastLinear(layer, self.dtype, returns_input_dtype=self.device == "cpu")
+
+    def packed_linear(self, layer: nn.Linear, ways: Ways) -> nn.Module:
+        return PackedLinear(layer, ways[layer.weight.shape], self.rows)
 
     def forward(self, ids: Tensor, cache: KVCache | StaticCache) -> Tensor:
         uses_autocast = self.device == "cuda" and self.dtype != torch.float32
@@ -111,13 +120,11 @@ class DecodingModel(nn.Module):
         self.idle_caches.append(cache)
 
 
-def decoding_dtype(precision: str, device: str) -> torch.dtype:
-    """The type of the weights for decoding; "auto" is the fastest type on the device."""
-    if precision != "auto":
-        return DTYPES[precision]
-    if device == "cpu" and has_fbgemm_fp16():
-        return torch.float16
-    return torch.bfloat16 if multiplies_bf16(device) else torch.float32
+def substitute(part: nn.Module, linear: Callable[[nn.Linear], nn.Module]) -> nn.Module:
+    """The module to use in place of a part of the model; the part itself where it is not replaced."""
+    if type(part) in (nn.Dropout, HashedDropout):
+        return nn.Identity()  # saves 4 us a call
+    return linear(part) if isinstance(part, nn.Linear) and is_plain_linear(part) else part
 
 
 def count_linear_multiplications(model: nn.Module) -> tuple[float, int]:
@@ -148,40 +155,3 @@ def record_cuda_graph(function: Callable[[Tensor], Tensor], like: Tensor) -> Cal
         return outputs
 
     return replay
-
-
-def is_plain_linear(module: nn.Linear) -> bool:
-    """Whether it computes what nn.Linear does, without hooks, and with a plain parameter as weight."""
-    if type(module).forward is not nn.Linear.forward:
-        return False
-    has_hooks = module._forward_hooks or module._forward_pre_hooks or "forward" in vars(module)
-    return not has_hooks and type(module.weight) is nn.Parameter  # and not a shard, as with fsdp
-
-
-def copy_with_replacements(model: nn.Module, change: Callable[[nn.Module], nn.Module]) -> nn.Module:
-    """A copy that shares all weights, with some modules replaced; the model itself where it cannot be copied."""
-    shared: dict[int, Any] = {id(tensor): tensor for tensor in chain(model.parameters(), model.buffers())}
-    for module in model.modules():  # objects that observe modules are shared, not copied
-        for hook in (*module._forward_hooks.values(), *module._forward_pre_hooks.values()):
-            owner = getattr(hook, "__self__", None)
-            shared |= {} if owner is None or isinstance(owner, nn.Module) else {id(owner): owner}
-    try:
-        new = copy.deepcopy(model, shared)
-    except Exception as error:  # from a component with an attribute that cannot be copied
-        logger.debug("decoding uses the model itself, since it cannot be copied: %r", error)
-        return model
-    for module in new.modules():
-        if getattr(vars(module).get("forward"), "recomputes", False):  # it would call the module that was copied
-            del module.forward
-    replace_modules(new, change)
-    return new
-
-
-def replace_modules(module: nn.Module, change: Callable[[nn.Module], nn.Module]) -> None:
-    """Replaces modules in place, from the outside in."""
-    for name, part in module.named_children():
-        changed = change(part)
-        if changed is part:
-            replace_modules(part, change)
-        else:
-            setattr(module, name, changed)

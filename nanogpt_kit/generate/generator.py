@@ -53,7 +53,7 @@ class TextGenerator:
     model: nn.Module
     encoder: Encoder
     device: str
-    decoding_models: dict[tuple[str, int, str, int, int], DecodingModel] = field(
+    decoding_models: dict[tuple[str, int, str, int, int, int], DecodingModel] = field(
         default_factory=dict, repr=False, compare=False
     )
 
@@ -212,13 +212,11 @@ class TextGenerator:
         rows = -(-texts // threads)  # of each thread, rounded up
         weight_changes = sum(parameter._version for parameter in self.model.parameters())
         hooks = sum(len(module._forward_hooks) + len(module._forward_pre_hooks) for module in self.model.modules())
-        key = options.precision, rows, mode, weight_changes, hooks
+        key = options.precision, rows, mode, threads, weight_changes, hooks
         if key not in self.decoding_models:
             self.decoding_models.clear()  # each holds a copy of most weights
-            self.decoding_models[key] = DecodingModel(self.model, options.precision, rows, mode)
-        model = self.decoding_models[key]
-        model.caller_threads = threads if model.is_copy else 1
-        return model
+            self.decoding_models[key] = DecodingModel(self.model, options.precision, rows, mode, threads)
+        return self.decoding_models[key]
 
 
 def list_of_texts(texts: str | Sequence[str]) -> list[str]:

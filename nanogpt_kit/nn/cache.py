@@ -32,6 +32,7 @@ class KVCache:
         self.starts = list(padding or ())  # index of each row's first token; empty where all are 0
         self.layers: dict[int, tuple[Tensor, Tensor]] = {}  # each (B, Hkv, capacity, D); both sizes may differ
         self.states: dict[tuple[int, str], Tensor] = {}  # by layer and name, each (B, ...)
+        self.indices: Tensor | None = None  # (1, capacity), for the view
 
     def visible_length(self, T: int) -> int:
         """The number of tokens of the longest text that can be attended to after T more."""
@@ -43,10 +44,14 @@ class KVCache:
         end, visible = self.length + T, self.visible_length(T)
         assert visible <= self.capacity, f"{visible} tokens do not fit a cache of {self.capacity}"
         assert T == 1 or end <= self.capacity, f"{T} tokens at once would overwrite some that the first attends to"
-        queries = torch.arange(self.length, end, device=device)[None]  # (1, T) indices of tokens
-        keys = torch.arange(max(0, end - self.capacity), end, device=device)[None]  # (1, S)
         if end > self.capacity:
+            queries = torch.arange(self.length, end, device=device)[None]  # (1, T) indices of tokens
+            keys = torch.arange(end - self.capacity, end, device=device)[None]  # (1, S)
             keys = keys.roll(end % self.capacity, dims=1)  # in the order of the columns
+        else:
+            if self.indices is None or self.indices.device != device:
+                self.indices = torch.arange(self.capacity, device=device)[None]
+            queries, keys = self.indices[:, self.length : end], self.indices[:, :end]
         if not self.starts:
             return View(queries, keys, causal_square=self.length == 0, unmasked=T == 1, slopes=slopes)
         starts = torch.tensor(self.starts, device=device)[:, None]  # (B, 1)
@@ -60,11 +65,11 @@ class KVCache:
         Keys and values may differ in their heads and head sizes.
         """
         keys, values = self.layer_tensors(layer, k, v)
-        first = self.length % self.capacity
-        keys[:, :, first : first + k.size(2)] = k
-        values[:, :, first : first + k.size(2)] = v
-        S = min(self.length + k.size(2), self.capacity)
-        return keys[:, :, :S], values[:, :, :S]
+        first, T = self.length % self.capacity, k.size(2)
+        keys.narrow(2, first, T).copy_(k)
+        values.narrow(2, first, T).copy_(v)
+        S = min(self.length + T, self.capacity)
+        return keys.narrow(2, 0, S), values.narrow(2, 0, S)
 
     def layer_tensors(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
         """A layer's tensors, allocated in the type and on the device of these keys and values."""

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import threading
+import time
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,9 +15,10 @@ from torch import Tensor, nn
 from nanogpt_kit.api import KVCache, ModelContext
 from nanogpt_kit.components.init.gpt2 import GPT2
 from nanogpt_kit.components.model.gpt import GPT
-from nanogpt_kit.generate import decoding_model, packed_linear
+from nanogpt_kit.generate import product_choice, products
 from nanogpt_kit.generate.decoding_model import DecodingModel
 from nanogpt_kit.generate.packed_linear import PackedLinear
+from nanogpt_kit.nn import calibration, measured_choices
 from nanogpt_kit.nn.parameter_shapes import parameter_shapes
 from nanogpt_kit.train.recomputation import checkpoint_activations
 
@@ -76,9 +79,9 @@ def test_in_short_types_it_computes_nearly_the_same(
 def test_auto_takes_the_short_type_that_the_processor_reads(
     fp16: bool, bf16: bool, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(decoding_model, "multiplies_bf16", lambda device: bf16)
-    monkeypatch.setattr(decoding_model, "has_fbgemm_fp16", lambda: fp16)
-    assert decoding_model.decoding_dtype("auto", "cpu") == dtype
+    monkeypatch.setattr(product_choice, "multiplies_bf16", lambda device: bf16)
+    monkeypatch.setattr(product_choice, "has_fbgemm_fp16", lambda: fp16)
+    assert product_choice.decoding_dtypes("auto", "cpu")[0] == dtype
 
 
 @torch.no_grad()
@@ -86,7 +89,7 @@ def test_auto_takes_the_short_type_that_the_processor_reads(
 def test_without_the_products_of_a_library_another_computes_the_same(
     precision: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for module in (decoding_model, packed_linear):
+    for module in (product_choice, products):
         monkeypatch.setattr(module, "has_fbgemm_fp16", lambda: False)
     monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: False)
     model = model_of()
@@ -185,3 +188,87 @@ def test_blocks_that_are_computed_again_in_training_are_packed_too() -> None:
     packed, expected = DecodingModel(model, "fp16", 1), fed(DecodingModel(plain, "fp16", 1), 1)
     assert torch.equal(fed(packed, 1), expected)
     assert "forward" in vars(model.h[0])
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("rows", [1, 3, 12])
+@pytest.mark.parametrize("shape", [(24, 40), (40, 24), (131, 24)], ids=str)
+def test_every_way_to_multiply_computes_what_a_linear_layer_does(shape: tuple[int, int], rows: int) -> None:
+    torch.manual_seed(0)
+    weight, bias, x = torch.randn(shape), torch.randn(shape[0]), 1000 * torch.randn(rows, 1, shape[1])
+    expected, threads = F.linear(x.double(), weight.double(), bias.double()), torch.get_num_threads()
+    ways = products.ways_to_multiply([torch.float16, torch.bfloat16, torch.float32], weight.numel(), rows, 2)
+    assert {way.dtype for way in ways.values()} == {torch.float16, torch.bfloat16, torch.float32}
+    for name, way in ways.items():
+        found = way.product(weight, bias, rows)(x)
+        near = {torch.float32: 1e-5, torch.float16: 2e-3, torch.bfloat16: 2e-2}[way.dtype]
+        assert found.dtype == torch.float32
+        assert found.shape == expected.shape
+        assert (found - expected).abs().max() < near * expected.abs().max(), name
+        assert torch.get_num_threads() == threads, name
+
+
+@torch.no_grad()
+def test_fp16_products_hold_vectors_beyond_the_range_of_fp16() -> None:
+    weight, x = torch.full((3, 8), 100.0), torch.full((1, 1, 8), 1e6)
+    assert torch.equal(products.fp16_scaled_product(weight, None, 1)(x), F.linear(x, weight))
+
+
+class SlowWay(products.Way):
+    def product(self, weight: Tensor, bias: Tensor | None, rows: int) -> products.Product:
+        inner = super().product(weight, bias, rows)
+
+        def call(x: Tensor) -> Tensor:
+            time.sleep(0.002)
+            return inner(x)
+
+        return call
+
+
+@pytest.mark.parametrize("slow", ["fp32 by columns", "fp32"])
+def test_a_slow_product_is_not_chosen(slow: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def planted(dtypes: Any, size: int, rows: int, threads: int) -> dict[str, products.Way]:
+        ways = products.ways_to_multiply([torch.float32], size, rows, 1)
+        others = {name: way for name, way in ways.items() if name in ("fp32 by columns", "fp32")}
+        names = [slow, *(name for name in others if name != slow)]  # the rule takes the slow one
+        return {name: SlowWay(**vars(others[name])) if name == slow else others[name] for name in names}
+
+    monkeypatch.delenv("NANOGPT_KIT_CALIBRATION")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr(measured_choices, "spent", 0.0)
+    monkeypatch.setattr(calibration, "MAX_WAITING", 1e9)  # this test's machine may be busy
+    monkeypatch.setattr(calibration, "MAX_SPREAD", 1e9)
+    monkeypatch.setattr(product_choice, "ways_to_multiply", planted)
+    layer = nn.Linear(256, 512)
+    chosen = product_choice.choose_ways([layer], [torch.float32], 1, 1)
+    assert chosen[layer.weight.shape].name != slow
+
+
+def test_logits_are_not_rounded_to_16_bits_where_another_product_is_faster() -> None:
+    dtypes = [torch.float16, torch.bfloat16, torch.float32]
+    head, inner = (
+        list(product_choice.possible_ways(torch.Size([512, 256]), is_head, dtypes, 1, 2).values())
+        for is_head in (True, False)
+    )
+    assert any(way.rounds_results for way in inner)
+    assert not any(way.rounds_results for way in head[1:])
+
+
+@torch.no_grad()
+def test_a_hook_that_is_registered_later_needs_a_new_copy() -> None:
+    model, listener = model_of(), Listener()
+    before = DecodingModel(model, "fp32", 1)
+    model.h[0].register_forward_hook(listener.hear)
+    fed(before, 1)
+    assert listener.heard == 0
+    fed(DecodingModel(model, "fp32", 1), 1)
+    assert listener.heard == 6
+
+
+@torch.no_grad()
+def test_modules_of_the_copy_are_of_their_own_classes() -> None:
+    model = model_of()
+    kinds = {name: type(module) for name, module in model.named_modules()}
+    packed = DecodingModel(model, "fp32", 1)
+    assert {name: type(module) for name, module in model.named_modules()} == kinds
+    assert all(isinstance(module, kinds[name]) for name, module in packed.model.named_modules() if "norm" in name)
