@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-from nanogpt_kit.cli.bench import check_tokens, json_of_generation, read_rate_text, rounds_text
+from nanogpt_kit.cli.bench_text import check_tokens, json_of_generation, read_rate_text, rounds_text
 from nanogpt_kit.cli.json_output import print_json
 from nanogpt_kit.cli.lines import print_lines
 

@@ -22,7 +22,8 @@ def splitmix64_of_array(x: np.ndarray) -> np.ndarray:
     """The hash of each element of a uint64 array."""
     x = (x ^ x >> np.uint64(30)) * np.uint64(0xBF58476D1CE4E5B9)
     x = (x ^ x >> np.uint64(27)) * np.uint64(0x94D049BB133111EB)
-    return x ^ x >> np.uint64(31)
+    mixed: np.ndarray = x ^ x >> np.uint64(31)
+    return mixed
 
 
 def hash_of_sequence(*values: int) -> int:

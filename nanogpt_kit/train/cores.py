@@ -200,7 +200,7 @@ class ThreadedModel:
             with enter():
                 if objective is not scaled[0]:
                     return torch.autograd.grad(objective, parameters, allow_unused=True)
-                objective.backward()  # type: ignore[no-untyped-call]
+                objective.backward()
                 return ()
 
         calls = [partial(gradients_of, *one) for one in zip(scaled, passes, strict=True)]

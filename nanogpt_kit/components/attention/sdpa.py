@@ -165,9 +165,8 @@ def attend_in_blocks(q: Tensor, k: Tensor, v: Tensor, view: View, window: int | 
         mask = view.mask(window)
         return torch.zeros_like(mask, dtype=q.dtype).masked_fill(~mask, float("-inf"))
 
-    added: Tensor = view.cached(
-        ("added", window, q.dtype), make
-    )  # (1, 1, T, T); unlike a mask, it has no backward pass
+    # Unlike a mask, it has no backward pass
+    added: Tensor = view.cached(("added", window, q.dtype), make)  # (1, 1, T, T)
     rows = []
     for start in range(0, q.size(2), BLOCK):
         end = min(start + BLOCK, q.size(2))
@@ -188,4 +187,5 @@ def attend(q: Tensor, k: Tensor, v: Tensor, view: View, window: int | None, drop
     weights: Tensor = scores.masked_fill(~mask, float("-inf")).softmax(dim=-1)
     if not view.causal_square:
         weights = weights.masked_fill(~mask, 0.0)  # a query without a key would be NaN
-    return drop(weights).to(v.dtype) @ v  # (B, H, T, D)
+    y: Tensor = drop(weights).to(v.dtype) @ v  # (B, H, T, D)
+    return y
