@@ -160,7 +160,7 @@ class ThreadedModel:
             first, *others = (objective * grad for objective in objectives)
         parameters = [parameter for parameter in self.parameters if parameter.requires_grad]
         gradients_of = partial(torch.autograd.grad, inputs=parameters, allow_unused=True)
-        calls = [first.backward, *(partial(gradients_of, objective) for objective in others)]
+        calls: list[Callable[[], Any]] = [first.backward, *(partial(gradients_of, objective) for objective in others)]
         _, *of_others = self.run_all(calls, in_turn)
         for gradients in of_others:
             for parameter, gradient in zip(parameters, gradients, strict=True):
