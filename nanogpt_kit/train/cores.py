@@ -156,7 +156,7 @@ class ThreadedModel:
     def backward(self, objectives: list[Tensor], grad: Tensor, in_turn: bool) -> None:
         """Adds to the parameters' gradients, as `Tensor.backward` does."""
         with torch.enable_grad():
-            # A factor, not an argument: to compare its shape, torch would import SymPy (0.4 s, on an AMD EPYC, Zen 5)
+            # A factor, not an argument: to compare its shape, torch would import SymPy
             first, *others = (objective * grad for objective in objectives)
         parameters = [parameter for parameter in self.parameters if parameter.requires_grad]
         gradients_of = partial(torch.autograd.grad, inputs=parameters, allow_unused=True)
