@@ -193,7 +193,7 @@ class ThreadedModel:
         """Adds to the parameters' gradients, as `Tensor.backward` does."""
         parameters = [parameter for parameter in self.parameters if parameter.requires_grad]
         with torch.enable_grad():
-            # A factor, not an argument: to compare its shape, torch would import SymPy (0.4 s on an AMD EPYC, Zen 4)
+            # A factor, not an argument: to compare its shape, torch would import SymPy
             scaled = [objective * grad for objective in objectives]
 
         def gradients_of(objective: Tensor, enter: EnterPass) -> Sequence[Tensor | None]:

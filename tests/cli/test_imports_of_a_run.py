@@ -39,7 +39,13 @@ print(sorted({UNUSED!r} & set(sys.modules)), file=sys.stderr)
 
 
 def test_a_run_imports_nothing_that_it_does_not_use(tiny: Path) -> None:
-    options = ["callback=['console', 'tensorboard']", "train.steps=2", "train.threads=2", "sample.max_new_tokens=3"]
+    options = [
+        "callback=['console', 'tensorboard']",
+        "train.steps=2",
+        "train.threads=2",
+        "model.dropout=0.0",
+        "sample.max_new_tokens=3",
+    ]
     command = [sys.executable, "-c", RUN, "run", str(tiny), *options]
     done = subprocess.run(command, capture_output=True, text=True, cwd=tiny.parent, check=True)
     [record] = tiny.parent.glob("runs/tiny/*/provenance.json")

@@ -11,8 +11,10 @@ import secrets
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from tensorboard.compat.proto.event_pb2 import Event  # type: ignore[import-untyped]
+
 from nanogpt_kit.api import Callback, LiveRun, hookimpl
-from nanogpt_kit.components.callback.tensorboard_file import Event, EventFile, events_before
+from nanogpt_kit.components.callback.tensorboard_file import EventFile, events_before
 from nanogpt_kit.components.callback.tensorboard_summary import (
     DESCRIPTIONS,
     hparams,
