@@ -23,9 +23,6 @@ from nanogpt_kit.api import CombinedOptimizer, Field, Optimizer, ParameterShape,
 
 Matrix = tuple[Tensor, Tensor, Tensor]  # a part of a parameter, with the same of its gradient and its momentum
 
-# Ratio of the sides from which two steps are made at once. Five steps of 4 matrices took with it and without 3.3 and
-# 4.2 ms (128 x 512), 2.8 and 3.4 (128 x 384), 2.4 and 2.4 (128 x 256), on one core of an AMD EPYC (Zen 5) in bf16.
-LONG = 3
 BATCH_ELEMENTS = 2**24  # in the stack of a process: 64 MiB in fp32, about 200 MiB with all that is computed from it
 
 
@@ -177,24 +174,15 @@ def orthogonalize_parts(stack: Tensor, rows: tuple[int, ...], group: dict[str, A
 def orthogonalize(x: Tensor, group: dict[str, Any]) -> Tensor:
     """(N, A, B) with singular values close to 1: a quintic polynomial of Newton and Schulz, applied `ns_steps` times.
 
-    x becomes (a + b S + c S^2) x, where S is x x^T, or x^T x where that is smaller. Two steps of a long matrix are made
-    at once, since the next S is a product of such small matrices; more than two at once may overflow in bf16.
+    x becomes (a + b S + c S^2) x, where S is x x^T; or x (a + b S + c S^2) with S = x^T x, where that is smaller.
     """
     a, b, c = group["ns_coefficients"]
     A, B = x.shape[1:]
     x = x / x.norm(dim=(1, 2), keepdim=True).clamp_(min=group["eps"])  # no singular value is above 1
-    steps = group["ns_steps"]
-    while steps:
+    for _ in range(group["ns_steps"]):
         S = x @ x.mT if A <= B else x.mT @ x
-        P, beta = torch.baddbmm(S, S, S, beta=b, alpha=c), a
-        if max(A, B) >= LONG * min(A, B) and steps > 1:
-            P.diagonal(dim1=1, dim2=2).add_(a)
-            S = (P @ S) @ P
-            Q = torch.baddbmm(S, S, S, beta=b, alpha=c)
-            P, beta = torch.baddbmm(P, Q, P, beta=a), 0.0
-            steps -= 1
-        x = torch.baddbmm(x, P, x, beta=beta) if A <= B else torch.baddbmm(x, x, P, beta=beta)
-        steps -= 1
+        P = torch.baddbmm(S, S, S, beta=b, alpha=c)
+        x = torch.baddbmm(x, P, x, beta=a) if A <= B else torch.baddbmm(x, x, P, beta=a)
     return x
 
 
