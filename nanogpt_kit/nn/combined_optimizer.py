@@ -16,19 +16,19 @@ class CombinedOptimizer(torch.optim.Optimizer):
     """Optimizers of different parameters behind the interface of one: its groups are theirs, in their order.
 
     Its state and its groups are those of the parts, so that it is saved and resumed, and driven by schedules, like any
-    optimizer of torch.
+    optimizer of torch. The parts of a part that is such an optimizer itself are its own.
 
     A part may have a method `updates(threads)`, which returns independent calls that together are its step, the longest
     first. On a CPU these, and the steps of the other parts, are then made by several threads at once.
     """
 
     def __init__(self, parts: list[torch.optim.Optimizer]) -> None:
-        self.parts = parts
-        super().__init__([group for part in parts for group in part.param_groups], {})
+        self.parts = [one for part in parts for one in (part.parts if isinstance(part, CombinedOptimizer) else [part])]
+        super().__init__([group for part in self.parts for group in part.param_groups], {})
         self._share_state()
         parameters = [parameter for group in self.param_groups for parameter in group["params"]]
         self.may_divide = all(p.device.type == "cpu" and not is_sharded(p) for p in parameters)
-        self.may_divide &= any(hasattr(part, "updates") for part in parts)
+        self.may_divide &= any(hasattr(part, "updates") for part in self.parts)
 
     def _share_state(self) -> None:
         """Makes the parts refer to the state and the groups of this optimizer, which torch may replace."""

@@ -17,7 +17,7 @@ def clip_gradients(parameters: Sequence[nn.Parameter], max_norm: float) -> Tenso
     """Scales gradients down to `max_norm` (0 leaves them); returns their norm before, the same on every rank.
 
     A CPU does not multiply by 1: of the 39 ms that clipping GPT-2's gradients took, the product took 21 (one thread of
-    an AMD EPYC, Zen 5). Other devices do, since asking them would wait for them.
+    an AMD EPYC, Zen 4). Other devices do, since asking them would wait for them.
     """
     gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
     norm = nn.utils.get_total_norm(gradients)

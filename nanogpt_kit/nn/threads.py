@@ -34,15 +34,18 @@ def limited_threads(count: int) -> Iterator[None]:
 
 
 def call_concurrently(calls: Iterable[Callable[[], object]], threads: int) -> None:
-    """Makes calls by this thread and others, each as soon as a thread is free, in their order.
+    """Makes all calls, by this thread and others, each as soon as a thread is free, in their order.
 
-    Where some raise, the others are made nevertheless, and the error of this thread or of one of the others is raised.
+    Then raises the first error of those that were raised. A call may itself use this function.
     """
-    remaining = iter(list(calls))
+    remaining, errors = iter(list(calls)), list[Exception]()
 
     def make_calls() -> None:
         for call in remaining:  # a list's iterator gives each element to one thread
-            call()
+            try:
+                call()
+            except Exception as error:
+                errors.append(error)
 
     before = torch.get_num_threads()
     torch.set_num_threads(1)
@@ -50,10 +53,11 @@ def call_concurrently(calls: Iterable[Callable[[], object]], threads: int) -> No
     try:
         make_calls()
     finally:
-        wait(others)
+        # Others that have not begun find no call left. Waiting for them within one of their calls would never end
+        wait([other for other in others if not other.cancel()])
         torch.set_num_threads(before)
-    for other in others:
-        other.result()
+    if errors:
+        raise errors[0]
 
 
 @cache

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from nanogpt_kit.components.optimizer.muon import BatchedMuon
 from nanogpt_kit.core.experiment import Experiment
 from nanogpt_kit.core.kinds import Model, ModelContext
 from nanogpt_kit.core.options import RunContext
@@ -327,6 +329,34 @@ def test_a_split_run_is_logged_exact_and_resumes_bit_for_bit(
     reference = run(tiny, "train.steps=14", "schedule.use=constant")
     resumed = run(tiny, "train.steps=14", "schedule.use=constant", resume=str(part.path))
     assert losses(resumed) == losses(reference)
+
+
+def test_the_threads_of_a_run_share_the_step_of_muon_and_it_resumes_bit_for_bit(
+    tiny: Path, split_however_small: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    alike = ("optimizer=muon", "train.steps=14", "schedule.use=constant")
+    part = run(tiny, *alike, "train.steps=10")
+    found: list[set[int]] = []
+    update = BatchedMuon.update
+
+    def noted(self: BatchedMuon, *arguments: Any) -> None:
+        found[-1].add(threading.get_ident())
+        if len(found[-1]) == 1:  # the thread with the first call waits until another one has a call too
+            deadline = time.monotonic() + 20
+            while len(found[-1]) == 1 and time.monotonic() < deadline:
+                time.sleep(0.001)
+        update(self, *arguments)
+
+    def updates(self: BatchedMuon, threads: int = 1) -> Any:
+        found.append(set())
+        return all_updates(self, threads)
+
+    all_updates = BatchedMuon.updates
+    monkeypatch.setattr(BatchedMuon, "update", noted)
+    monkeypatch.setattr(BatchedMuon, "updates", updates)
+    whole = run(tiny, *alike)
+    assert [len(threads) for threads in found] == [2] * 14
+    assert losses(run(tiny, *alike, resume=str(part.path))) == losses(whole)
 
 
 def test_watching_changes_nothing_in_a_split_run(tiny: Path, split_however_small: None) -> None:

@@ -11,9 +11,9 @@ matrix, as in Jordan's https://github.com/KellerJordan/modded-nanogpt.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import cache, partial
-from itertools import repeat
+from itertools import repeat, starmap
 from typing import Annotated, Any, Literal
 
 import torch
@@ -22,10 +22,8 @@ from torch import Tensor
 from nanogpt_kit.api import CombinedOptimizer, Field, Optimizer, ParameterShape, multiplies_bf16, slot
 
 Matrix = tuple[Tensor, Tensor, Tensor]  # a part of a parameter, with the same of its gradient and its momentum
+Shape = tuple[int, int, torch.device]
 
-# Ratio of the sides from which two steps are made at once. Five steps of 4 matrices took with it and without 3.3 and
-# 4.2 ms (128 x 512), 2.8 and 3.4 (128 x 384), 2.4 and 2.4 (128 x 256), on one core of an AMD EPYC (Zen 5) in bf16.
-LONG = 3
 BATCH_ELEMENTS = 2**24  # in the stack of a process: 64 MiB in fp32, about 200 MiB with all that is computed from it
 
 
@@ -81,7 +79,7 @@ class BatchedMuon(torch.optim.Muon):
         calls: list[tuple[int, Callable[[], None]]] = []
         for group in self.param_groups:
             sharded: dict[Any, list[Matrix]] = {}
-            equal: dict[Any, list[Matrix]] = {}
+            equal: dict[Shape, list[Matrix]] = {}
             for parameter, rows in zip(group["params"], group.get("rows") or repeat(None)):  # noqa: B905 (endless)
                 if parameter.grad is None:
                     continue
@@ -102,10 +100,8 @@ class BatchedMuon(torch.optim.Muon):
                 count = max(1, BATCH_ELEMENTS // shape.numel()) * matrices[0][0].device_mesh.size()  # type: ignore[attr-defined]
                 for first in range(0, len(matrices), count):
                     calls.append((0, partial(self.update_sharded, matrices[first : first + count], rows, group)))
-            for (A, B, _), matrices in equal.items():
-                for batch in batches(matrices, threads):
-                    work = sum(len(parameter) for parameter, *_ in batch) * B * min(A, B)
-                    calls.append((work, partial(self.update, batch, A, group)))
+            for shape, batch in batches(equal, threads):
+                calls.append((work_of(shape, batch), partial(self.update, batch, shape[0], group)))
         return [call for _, call in sorted(calls, key=lambda pair: -pair[0])]
 
     def update(self, matrices: list[Matrix], A: int, group: dict[str, Any]) -> None:
@@ -136,17 +132,25 @@ class BatchedMuon(torch.optim.Muon):
         torch._foreach_add_(parameters, update.unbind(), alpha=-group["lr"] * scale)
 
 
-def batches(matrices: list[Matrix], threads: int) -> list[list[Matrix]]:
-    """Matrices of one shape in batches of about equally many rows: some for each thread, and none too large."""
-    elements = sum(parameter.numel() for parameter, *_ in matrices)
-    count = min(len(matrices), max(threads, math.ceil(elements * threads / BATCH_ELEMENTS)))
-    found: list[list[Matrix]] = [[] for _ in range(count)]
-    rows = [0] * count
-    for matrix in sorted(matrices, key=lambda matrix: -len(matrix[0])):
-        smallest = rows.index(min(rows))
-        found[smallest].append(matrix)
-        rows[smallest] += len(matrix[0])
-    return found
+def batches(equal: dict[Shape, list[Matrix]], threads: int) -> Iterator[tuple[Shape, list[Matrix]]]:
+    """The matrices of each shape in batches, as few as give each thread equally much work, and none too large."""
+    share = sum(starmap(work_of, equal.items())) / threads
+    loads = [0] * threads
+    for shape, matrices in sorted(equal.items(), key=lambda item: -item[0][0] * item[0][1] * min(item[0][:2])):
+        taken: list[list[Matrix]] = [[] for _ in loads]
+        fits = min(loads) + work_of(shape, matrices) <= share
+        for some in [matrices] if fits else [[one] for one in sorted(matrices, key=lambda one: -len(one[0]))]:
+            thread = loads.index(min(loads))
+            taken[thread] += some
+            loads[thread] += work_of(shape, some)
+        count = max(1, BATCH_ELEMENTS // threads // max(parameter.numel() for parameter, *_ in matrices))
+        for batch in taken:
+            yield from ((shape, batch[first : first + count]) for first in range(0, len(batch), count))
+
+
+def work_of(shape: Shape, matrices: list[Matrix]) -> int:
+    """Multiplications of a step of Newton and Schulz, but for a factor."""
+    return sum(parameter.numel() for parameter, *_ in matrices) * min(shape[:2])
 
 
 def mixed_momentum(gradients: list[Any], momenta: list[Any], group: dict[str, Any]) -> list[Any]:
@@ -177,24 +181,15 @@ def orthogonalize_parts(stack: Tensor, rows: tuple[int, ...], group: dict[str, A
 def orthogonalize(x: Tensor, group: dict[str, Any]) -> Tensor:
     """(N, A, B) with singular values close to 1: a quintic polynomial of Newton and Schulz, applied `ns_steps` times.
 
-    x becomes (a + b S + c S^2) x, where S is x x^T, or x^T x where that is smaller. Two steps of a long matrix are made
-    at once, since the next S is a product of such small matrices; more than two at once may overflow in bf16.
+    x becomes (a + b S + c S^2) x, where S is x x^T; or x (a + b S + c S^2) with S = x^T x, where that is smaller.
     """
     a, b, c = group["ns_coefficients"]
     A, B = x.shape[1:]
     x = x / x.norm(dim=(1, 2), keepdim=True).clamp_(min=group["eps"])  # no singular value is above 1
-    steps = group["ns_steps"]
-    while steps:
+    for _ in range(group["ns_steps"]):
         S = x @ x.mT if A <= B else x.mT @ x
-        P, beta = torch.baddbmm(S, S, S, beta=b, alpha=c), a
-        if max(A, B) >= LONG * min(A, B) and steps > 1:
-            P.diagonal(dim1=1, dim2=2).add_(a)
-            S = (P @ S) @ P
-            Q = torch.baddbmm(S, S, S, beta=b, alpha=c)
-            P, beta = torch.baddbmm(P, Q, P, beta=a), 0.0
-            steps -= 1
-        x = torch.baddbmm(x, P, x, beta=beta) if A <= B else torch.baddbmm(x, x, P, beta=beta)
-        steps -= 1
+        P = torch.baddbmm(S, S, S, beta=b, alpha=c)
+        x = torch.baddbmm(x, P, x, beta=a) if A <= B else torch.baddbmm(x, x, P, beta=a)
     return x
 
 
