@@ -1,11 +1,11 @@
 """Softmax attention written out, in blocks of queries that leave out the keys after them.
 
-`sdpa` computes it on a CPU where that is faster than torch's fused kernel, and where dropout's masks have to be those of
-an `nn.Dropout`, while the fused kernel draws its own.
+`sdpa` computes it on a CPU where that is faster than torch's fused kernel, and in training with dropout, whose masks
+have to be those of an `nn.Dropout`: the fused kernel draws its own.
 
 Measured on an AMD EPYC (Zen 4), uncompiled, ms of a forward and backward pass in blocks and by the fused kernel, whose
 backward pass is slow in bf16: 0.9 and 3.6 (6 windows of 64 tokens, 4 heads of 32), 11.2 and 24.0 (4 windows of 256,
-6 heads of 64), 75 and 100 (a window of 1024, 12 heads). In fp32 the fused kernel is faster: 21.2 and 24.7 at 256 tokens.
+6 heads of 64), 75 and 100 (one of 1024, 12 heads). The fused kernel is faster in fp32: 24.7 and 21.2 at 256 tokens.
 """
 
 from __future__ import annotations
@@ -37,7 +37,8 @@ def attend_in_blocks(q: Tensor, k: Tensor, v: Tensor, view: View, window: int | 
     rows = []
     for start in range(0, q.size(2), BLOCK):
         end = min(start + BLOCK, q.size(2))
-        first = 0 if window is None else max(0, start - window + 1)
+        # Not `max`: of a window that a schedule changes, the compiler would make a graph for each block it ends in
+        first = 0 if window is None else torch.sym_max(0, start - window + 1)
         scores = q[:, :, start:end] @ k[:, :, first:end].mT + added[:, :, start:end, first:end]
         rows.append(weights_of(scores, drop).to(v.dtype) @ v[:, :, first:end])
     return torch.cat(rows, dim=2)

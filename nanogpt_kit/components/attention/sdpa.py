@@ -87,7 +87,7 @@ class FusedAttention(nn.Module):
         fits = self.window is None or k.size(2) <= self.window  # no key is too far away
         plain = view.causal_square and view.slopes is None
         dropout, on_cpu = self.drop.p if self.training else 0.0, q.device.type == "cpu"
-        in_blocks = self.backend == "math" or self.backend == "auto" and on_cpu and self.in_blocks.get(q.dtype, False)
+        in_blocks = self.backend == "math" or (self.backend == "auto" and on_cpu and self.in_blocks.get(q.dtype, False))
         if (plain and in_blocks) or (dropout and on_cpu):  # there fused kernels draw masks of their own
             window = None if fits and view.causal_square else self.window
             return attend_in_blocks(q, k, v, view, window, self.drop)
