@@ -8,7 +8,7 @@ the elements that are kept are divided by exactly the probability of being kept.
 On a CPU NumPy computes the mask in place, in blocks that stay in a core's cache, without Python's lock; torch computes
 the same bits on other devices.
 
-Measured on an AMD EPYC (Zen 5), one thread, nanoseconds for an element of 1.6 million: the mask 0.58, and its
+Measured on an AMD EPYC (Zen 4), one thread, nanoseconds for an element of 1.6 million: the mask 0.58, and its
 application 0.5 in bf16 and 1.0 in fp32; compiled, 0.2 and 0.5. `F.dropout` took 8.0 and 8.9.
 
 Source of the finalizer: Wellons 2018, "Prospecting for Hash Functions", nullprogram.com/blog/2018/07/31 (lowbias32).
@@ -24,7 +24,7 @@ from nanogpt_kit.nn.splitmix import splitmix64_of_array
 
 LEVELS = 1 << 16  # of a rate
 MULTIPLIERS = (0x7FEB352D, 0x846CA68B)  # of lowbias32, whose shifts are 16, 15 and 16
-BLOCK_WORDS = 1 << 15  # hashed at once: 0.58 ns for an element; 0.71 for 2**14, 1.08 for 2**13 (AMD EPYC, Zen 5)
+BLOCK_WORDS = 1 << 15  # hashed at once: 0.58 ns for an element; 0.71 for 2**14, 1.08 for 2**13 (AMD EPYC, Zen 4)
 
 
 def drop_threshold(rate: float) -> int:

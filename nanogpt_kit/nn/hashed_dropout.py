@@ -36,7 +36,7 @@ class HashedDropout(nn.Dropout):
         if not input.dim():
             return super().forward(input)
         if torch.compiler.is_compiling():
-            keys = torch.ops.nanogpt_kit.dropout_keys(torch.empty(0), self.layer, input.size(0))
+            keys = torch.ops.nanogpt_kit.dropout_keys(torch.empty(0, device="cpu"), self.layer, input.size(0))
             if input.device.type == "cpu":
                 mask = torch.ops.nanogpt_kit.dropout_mask(keys, input.shape, threshold)
             else:
@@ -61,7 +61,7 @@ def hash_dropouts(model: nn.Module) -> None:
         if type(module) is nn.Dropout:
             module.__class__ = HashedDropout
             digest = hashlib.sha256(name.encode()).digest()
-            module.layer = torch.tensor(int.from_bytes(digest[:8], "little", signed=True))
+            module.layer = torch.tensor(int.from_bytes(digest[:8], "little", signed=True), device="cpu")
 
 
 def dropout_keys(distinct: Tensor, layer: Tensor, rows: int) -> Tensor:

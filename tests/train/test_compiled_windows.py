@@ -11,6 +11,7 @@ import torch._dynamo
 from torch._dynamo.utils import counters
 
 from nanogpt_kit.api import ModelContext
+from nanogpt_kit.components.attention import causal_blocks
 from nanogpt_kit.components.model.gpt import GPT
 from nanogpt_kit.core.options import RunContext
 from nanogpt_kit.train import compile as compiling
@@ -28,11 +29,14 @@ def fresh_compiler() -> Iterator[None]:
         yield
 
 
-@pytest.mark.parametrize("attention", ["sdpa", pytest.param("naive", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("attention", ["sdpa", pytest.param("naive", marks=pytest.mark.slow), "sdpa in blocks"])
 @pytest.mark.usefixtures("fresh_compiler")
 def test_ten_windows_are_compiled_for_three_times(attention: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """At the first value, at the second, and at the one that is the whole context; each gives the uncompiled loss."""
-    options = GPT(n_layer=1, n_head=2, n_embd=8, block_size=T, attention={"use": attention, "window": 2})  # type: ignore[arg-type]
+    monkeypatch.setattr(causal_blocks, "BLOCK", 2)
+    name, _, in_blocks = attention.partition(" ")
+    part = {"use": name, "window": 2} | ({"backend": "math"} if in_blocks else {})
+    options = GPT(n_layer=1, n_head=2, n_embd=8, block_size=T, attention=part)  # type: ignore[arg-type]
     torch.manual_seed(1)
     model, plain = (options.build(ModelContext(vocab_size=11)) for _ in range(2))
     plain.load_state_dict(model.state_dict())

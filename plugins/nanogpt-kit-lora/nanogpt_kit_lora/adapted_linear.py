@@ -23,15 +23,14 @@ class Adapter(nn.Module):
 
     def __init__(self, in_features: int, out_features: int, rank: int, scale: float, dropout: float) -> None:
         super().__init__()
-        self.scale, self.dropout = scale, dropout
+        self.scale = scale
+        self.drop = nn.Dropout(dropout)  # a module, so that its masks do not depend on how a batch is divided
         self.a = nn.Parameter(torch.empty(rank, in_features))  # (r, in)
         self.b = nn.Parameter(torch.zeros(out_features, rank))  # (out, r)
         nn.init.kaiming_uniform_(self.a, a=math.sqrt(5))  # as nn.Linear: U(-1, 1) / sqrt(in)
 
     def forward(self, x: Tensor) -> Tensor:
-        if self.training and self.dropout:
-            x = F.dropout(x, self.dropout)
-        y: Tensor = F.linear(F.linear(x, self.a), self.b) * self.scale  # (..., out)
+        y: Tensor = F.linear(F.linear(self.drop(x), self.a), self.b) * self.scale  # (..., out)
         return y
 
     def product(self) -> Tensor:
