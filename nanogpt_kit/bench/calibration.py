@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 
 from nanogpt_kit.bench.fact import Fact
+from nanogpt_kit.core.errors import KitError
 from nanogpt_kit.core.experiment import Experiment
 from nanogpt_kit.core.machine_choices import CALIBRATION
 from nanogpt_kit.nn.calibration import fastest
@@ -32,8 +33,13 @@ def choice_facts() -> Iterator[Fact]:
         yield Fact("measured", f"nothing: {CALIBRATION} is off, so rules choose", "off")
         return
     if setting:
+        try:
+            choices = choices_of_file(setting)
+        except KitError as error:
+            yield Fact("measured", f"nothing: {error}", "off")
+            return
         yield Fact("measured", f"nothing: {CALIBRATION} names {setting}, and rules choose what it lacks", "off")
-        for task, choice in choices_of_file(setting).items():
+        for task, choice in choices.items():
             yield Fact(task, choice, values={"choice": choice})
         return
     conditions = current_conditions()

@@ -7,6 +7,7 @@ from typing import Any
 from nanogpt_kit.core.code_identity import KIT, hash_source, imports_of_files, source_identity
 from nanogpt_kit.core.experiment import Experiment
 from nanogpt_kit.core.local_component import LocalEntry
+from nanogpt_kit.core.machine_choices import COMPILE_TASK
 from nanogpt_kit.core.options import digest
 
 SECTIONS = ("model", "init", "parallel", "tokenizer")  # multipliers of an init and a vocabulary's size are constants
@@ -25,6 +26,11 @@ def graph_identity(experiment: Experiment) -> str:
     train = {option: values["train"].get(option) for option in TRAIN_OPTIONS}
     targets = [schedule.target for schedule in experiment.schedules]
     return digest([options, train, targets])
+
+
+def compile_task(experiment: Experiment) -> str:
+    """Under which a run records whether its graph is compiled, on any machine."""
+    return f"{COMPILE_TASK}{graph_identity(experiment)[:16]}"
 
 
 def decides_graph(key: str) -> bool:

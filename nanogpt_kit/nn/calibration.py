@@ -16,7 +16,8 @@ logger = logging.getLogger(__name__)
 
 MIN_SAMPLE = 0.0005  # seconds that a sample takes; shorter calls are repeated, as the clock and a wake-up take some us
 MIN_ROUNDS, MAX_ROUNDS = 5, 25  # each candidate once in a round, in turn
-HOPELESS = 3.0  # times the time of the fastest first call: measured no further
+HOPELESS = 3.0  # times the time of the fastest single call: measured no further
+TOO_SLOW = 0.5  # seconds of a call, which should take ms
 CLEARLY_FASTER = 0.95  # of the time of the rule's candidate; less is a tie, which goes to the rule
 # Beyond these the machine was doing something else meanwhile. Two idle cores of an AMD EPYC (Zen 4): 0.01 to 0.07 and
 # 0.03 to 0.19 for products of a small network in two threads.
@@ -62,25 +63,36 @@ def fastest(figures: Mapping[str, float]) -> str:
 
 def time_candidates(task: Task, seconds: float) -> dict[str, float]:
     """The median seconds of a call of each candidate; empty where there was no time for enough rounds."""
-    began = time.perf_counter()
-    calls, first = {}, {}
+    deadline = time.perf_counter() + seconds
+    waiting = CoreWaiting()
+    calls, found = {}, {}
     for name, make in task.candidates.items():
+        if time.perf_counter() > deadline:
+            return {}
         try:
             calls[name] = call = make()
-            call()  # the first call of a kind allocates memory and loads code
-            first[name] = sample(call, 1)
-        except (RuntimeError, NotImplementedError, ImportError, ValueError) as error:  # of torch: not on this machine
+            times = first_calls(call, deadline)
+        except Exception as error:  # of torch: not on this machine; or of a component, which computes by its rule then
             logger.debug("%s: %s fails here: %r", task.name, name, error)
             calls.pop(name, None)
-        if time.perf_counter() - began > seconds and len(first) < len(task.candidates):
-            return {}
-    if task.rule not in first:  # the others have nothing to be compared with
+            continue
+        if len(times) == 1:  # a call that has begun cannot be ended
+            waiting.check()
+            if times[0] > TOO_SLOW:
+                logger.warning("%s: one call of %s takes %.1f s, too long to measure it", task.name, name, times[0])
+            if name == task.rule or times[0] <= TOO_SLOW:
+                return {}
+        found[name] = min(times[1:] or times)
+    if task.rule not in found:  # the others have nothing to be compared with
         return {}
-    for name in [name for name in first if name != task.rule and first[name] > HOPELESS * min(first.values())]:
+    for name in [name for name, one in found.items() if one > HOPELESS * min(found.values())]:
         del calls[name]
-    repeats = {name: max(1, math.ceil(MIN_SAMPLE / max(first[name], 1e-9))) for name in calls}
-    of_round = sum(repeats[name] * first[name] for name in calls)
-    rounds = min(MAX_ROUNDS, int((seconds - (time.perf_counter() - began)) / of_round))
+    waiting.check()
+    if len(calls) == 1:  # decided
+        return found
+    repeats = {name: max(1, math.ceil(MIN_SAMPLE / max(found[name], 1e-9))) for name in calls}
+    of_round = sum(repeats[name] * found[name] for name in calls)
+    rounds = min(MAX_ROUNDS, int((deadline - time.perf_counter()) / of_round))
     if rounds < MIN_ROUNDS:
         return {}
     samples: dict[str, list[float]] = {name: [] for name in calls}
@@ -92,8 +104,16 @@ def time_candidates(task: Task, seconds: float) -> dict[str, float]:
         waiting.check()
     for name, times in samples.items():
         check_spread(f"{task.name}: {name}", times)
-        first[name] = statistics.median(times)
-    return first
+        found[name] = statistics.median(times)
+    return found
+
+
+def first_calls(call: Callable[[], object], deadline: float) -> list[float]:
+    """Seconds of a call, which also allocates memory and loads code, and of two more where there is time."""
+    times = [sample(call, 1)]
+    while len(times) < 3 and time.perf_counter() + times[-1] < deadline:
+        times.append(sample(call, 1))
+    return times
 
 
 def sample(call: Callable[[], object], repeats: int) -> float:

@@ -66,20 +66,24 @@ class CompileChoice:
         """
         if setting == "off":
             return cls("off", "set by the experiment")
+        recorded = MachineChoices.current().choices.get(memory.task) if setting == "auto" else None
         obstacle = next(filter(None, world.all_gather(compiler_obstacle(ctx.device))), None)
         if obstacle:
-            if setting != "auto" and world.rank == 0:
+            if (recorded or setting) not in ("off", "auto") and world.rank == 0:
                 logger.warning("the run continues uncompiled: %s", obstacle)
-            return cls("off", obstacle)
+            return cls("off", obstacle, memory.task if setting == "auto" and not recorded else "").noted()
         if setting != "auto":
             return cls(setting, "set by the experiment", memory=memory)
-        machine = MachineChoices.current()
-        if memory.task in machine.choices:
-            mode = machine.choice(memory.task, "off", MODES)
-            return cls(mode, "as recorded by the run", memory.task, memory)
+        if recorded in MODES:
+            return cls(recorded, "as recorded by the run", memory.task, memory).noted()
         chosen = cls.of_measurements(ctx, work, memory, world, trial)
-        machine.used[memory.task] = chosen.mode
-        return chosen
+        return chosen if chosen.mode != "off" else replace(chosen, task=memory.task).noted()
+
+    def noted(self) -> CompileChoice:
+        """Makes the mode a choice that the run records, where "auto" chose it."""
+        if self.task:
+            MachineChoices.current().used[self.task] = self.mode
+        return self
 
     @classmethod
     def of_measurements(
@@ -148,14 +152,15 @@ class CompileChoice:
                 logger.warning("compiling failed, and the run continues uncompiled: %s", first)
             return self.withdrawn(trial.model, f"compiling failed: {first}")
         logger.info("compiled in %.0f s", seconds)
-        compiled = None if self.eager is None else trial.seconds(world)
+        eager, compiled = self.eager, None
+        if eager is not None and (compiled := trial.seconds(world)) >= eager:
+            with eager_mode(trial.model):  # again, since other load may have come since it was timed
+                eager = trial.seconds(world)
         if world.rank == 0:
-            self.remember(Seconds(**{"cold" if was_cold else "warm": seconds}, eager=self.eager, compiled=compiled))
-        if self.eager is not None and compiled is not None and compiled >= self.eager:
-            return self.withdrawn(
-                trial.model, f"compiled, its passes take {compiled:.3f} s and {self.eager:.3f} without"
-            )
-        return self
+            self.remember(Seconds(**{"cold" if was_cold else "warm": seconds}, eager=eager, compiled=compiled))
+        if eager is not None and compiled is not None and compiled >= eager:
+            return self.withdrawn(trial.model, f"compiled, its passes take {compiled:.3f} s and {eager:.3f} without")
+        return self.noted()
 
     @contextmanager
     def turn(self, world: World) -> Iterator[None]:
@@ -177,9 +182,7 @@ class CompileChoice:
         for module in model.modules():
             if module in COMPILED_BY_US:
                 module._compiled_call_impl = None  # which nn.Module.compile has set
-        if self.task:
-            MachineChoices.current().used[self.task] = "off"
-        return CompileChoice("off", why)
+        return CompileChoice("off", why, self.task).noted()
 
 
 @dataclass(frozen=True)

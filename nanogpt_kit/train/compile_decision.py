@@ -87,8 +87,9 @@ def decide(work: Work, known: Seconds, eager: float, gain: float, blocks: int) -
     seconds = work.passes * eager
     if work.max_seconds is not None:
         seconds = min(seconds, work.max_seconds)
-    cold = known.cold if known.cold is not None else SECONDS_PER_BLOCK * max(1, blocks)
-    warm = known.warm if known.warm is not None else WARM_FRACTION * cold
+    usual = SECONDS_PER_BLOCK * max(1, blocks)
+    cold = known.cold if known.cold is not None else usual
+    warm = known.warm if known.warm is not None else WARM_FRACTION * min(cold, usual)  # cold may have been under load
     runs = 1 + work.runs_to_come
     saved, cost = gain * seconds * runs, (warm if known.is_warm else cold) + work.runs_to_come * warm
     least = MIN_GAIN_MEASURED if is_measured else MIN_GAIN_ESTIMATED

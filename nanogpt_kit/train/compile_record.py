@@ -18,8 +18,7 @@ from pydantic import Field
 
 from nanogpt_kit.core.errors import KitError
 from nanogpt_kit.core.experiment import Experiment
-from nanogpt_kit.core.graph_identity import graph_code, graph_identity
-from nanogpt_kit.core.machine_choices import COMPILE_TASK
+from nanogpt_kit.core.graph_identity import compile_task, graph_code, graph_identity
 from nanogpt_kit.core.options import digest
 from nanogpt_kit.nn.measured_choices import current_conditions
 from nanogpt_kit.runs.lock import Lock, is_locked
@@ -71,10 +70,11 @@ class CompileMemory:
 
     def __init__(self, experiment: Experiment, device: str, shape: Sequence[object]) -> None:
         """`shape` is all that decides the graph besides the experiment, the code of its parts, and the machine."""
-        identity = graph_identity(experiment)
         self.description = experiment.name
-        self.task = f"{COMPILE_TASK}{identity[:16]}"  # under which a run records its choice, on any machine
-        name = digest([identity, graph_code(experiment), *shape, *machine_identity(device)])[:NAME_LENGTH]
+        self.task = compile_task(experiment)
+        name = digest([graph_identity(experiment), graph_code(experiment), *shape, *machine_identity(device)])[
+            :NAME_LENGTH
+        ]
         try:
             self.path: Path | None = records_folder() / f"{name}.json"
         except RuntimeError:

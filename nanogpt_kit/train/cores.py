@@ -80,9 +80,10 @@ class CoreAllocation:
             return cls(1, most, most, available=most)
         parameters = num_params(module)
         here = cls.choose_here(experiment, ctx, parameters)
-        if asked or ctx.world_size > 1:
+        if asked:
             return here
         task = f"cores for {parameters:,} parameters and {experiment.train.batch_tokens:,} tokens"  # recorded alone
+        task += f" in {ctx.world_size} processes" * (ctx.world_size > 1)  # a run may continue with another number
         recorded = RECORDED.fullmatch(ctx.machine.choice(task, here.recorded_text))
         if not recorded or recorded[0] == here.recorded_text:
             return here

@@ -55,7 +55,8 @@ def choices_of_study(
     """What all runs of a study use, also those that other machines compute: measured here before any of them starts.
 
     `threads` is that of a machine slot; `finished` are runs with which those of the study will be compared, so their
-    choices are kept. Rules choose what the experiments do not name, such as those for another width.
+    choices are kept. What rules chose here is among them, since some rules depend on the chip. Rules choose what the
+    experiments do not name, such as those for another width.
     """
     choices = starting_choices()
     for folder in finished:
@@ -67,7 +68,7 @@ def choices_of_study(
             with applied(choices):
                 ctx, _ = resolve_run_context(experiment, nproc)
             choices = with_measured(choices, component_tasks(experiment, ctx))
-    return dict(choices.choices)
+    return {**choices.used, **choices.choices}
 
 
 @contextmanager

@@ -23,6 +23,7 @@ from nanogpt_kit.nn.parameter_groups import rates_by_role
 from nanogpt_kit.nn.training_loss import TrainingLoss, sum_by_name
 from nanogpt_kit.nn.training_pass import TrainingPass
 from nanogpt_kit.runs.folder import RunFolder
+from nanogpt_kit.runs.machine_choices import record_choices
 from nanogpt_kit.train.batch_hook import batch_after_hooks
 from nanogpt_kit.train.checkpoints import Checkpoints
 from nanogpt_kit.train.compile import Trial
@@ -105,6 +106,8 @@ class Trainer:
         evaluate_every, save_every = self.experiment.evaluate.every_steps, self.experiment.checkpoint.every_steps
         self.hooks.call("run_started", run=self)
         self.warm_up_compile()
+        if self.rank == 0:
+            record_choices(self.path)
         self.model.train()
         if self.step % evaluate_every == 0:
             self.evaluate()  # where the process before was stopped during it

@@ -53,6 +53,31 @@ def test_a_planted_slow_candidate_is_not_chosen(clock: Clock) -> None:
     assert chosen(Task("t", {"slow": slow, "fast": fast, "slower": clock.taking("slower", 0.1)})) == "fast"
 
 
+def test_a_slow_rule_is_left_where_its_rounds_would_exceed_the_budget(clock: Clock) -> None:
+    task = Task("t", {"slow": clock.taking("slow", 0.5), "fast": clock.taking("fast", 0.001)})
+    assert chosen(task) == "fast"
+    assert clock.calls.count("slow") == 3
+
+
+def test_a_candidate_that_takes_seconds_is_called_once(clock: Clock, caplog: pytest.LogCaptureFixture) -> None:
+    """A call cannot be ended; what it took is kept, so that no other process waits for it."""
+    task = Task("t", {"fast": clock.taking("fast", 0.001), "slow": clock.taking("slow", 5.0)})
+    found = measure([task], 2.0)
+    assert found is not None
+    assert fastest(found["t"]) == "fast"
+    assert clock.calls.count("slow") == 1
+    assert "slow takes 5.0 s" in caplog.text
+    clock.calls.clear()
+    slow_rule = Task("t", {"slow": clock.taking("slow", 5.0), "fast": clock.taking("fast", 0.001)})
+    assert chosen(slow_rule) is None  # another could be as slow
+    assert clock.calls == ["slow"]
+
+
+@pytest.mark.parametrize("candidate", [lambda: 1 / 0, lambda: None, "nonsense"])
+def test_a_candidate_of_a_component_that_is_wrong_is_left_out(clock: Clock, candidate: Candidate) -> None:
+    assert chosen(Task("t", {"rule": clock.taking("rule", 0.001), "wrong": candidate})) == "rule"
+
+
 def test_a_really_slow_candidate_is_not_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
     """With the real clock. That the machine is busy must not matter here, so it is not looked for."""
     monkeypatch.setattr(calibration.CoreWaiting, "check", lambda self: None)
@@ -82,14 +107,14 @@ def test_times_under_other_load_are_discarded(clock: Clock, load: str) -> None:
     times = (0.001, 0.002, 0.004, 0.008) if load == "spread" else (0.001,)
     disturbed = clock.taking("rule", *times, waiting=0.0005 if load == "waiting" else 0.0)
     calm = Task("calm", {"rule": clock.taking("rule", 0.001), "other": clock.taking("other", 0.001)})
-    task = Task("t", {"rule": disturbed, "other": clock.taking("other", 0.0001)})
+    task = Task("t", {"rule": disturbed, "other": clock.taking("other", 0.001)})
     assert measure([calm], 2.0)
     assert measure([calm, task], 2.0) is None
 
 
 def test_candidates_take_turns_so_that_a_drift_meets_all(clock: Clock) -> None:
     measure([Task("t", {"a": clock.taking("a", 0.001), "b": clock.taking("b", 0.001)})], 2.0)
-    rounds = "".join(clock.calls)[4:]  # after the first two calls of each
+    rounds = "".join(clock.calls)[6:]  # after the first three calls of each
     assert rounds.startswith("baabbaab")
     assert rounds.count("a") == rounds.count("b") == calibration.MAX_ROUNDS
 

@@ -54,7 +54,10 @@ class PlayedTrial:
         for run in self.runs:
             run.tokens, run.seconds = RUN, self.seconds(self.index)
 
-    def poll(self) -> Outcome | None:
+    def is_choosing_for(self, other: object) -> bool:
+        return False
+
+    def poll(self, must_wait: bool) -> Outcome | None:
         self.polls += 1
         if self.polls < 3:
             return None

@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -78,6 +79,7 @@ def test_what_is_measured_replaces_a_record_that_lies(memory: CompileMemory, mon
     choice = choose(Work(1000), memory, trial)
     assert (choice.mode, choice.eager) == ("default", pytest.approx(0.05))
     speed[0] = 0.06  # compiled
+    monkeypatch.setattr(compiling, "eager_mode", lambda model: setting(speed, 0.05))
     result = choice.warm_up(trial, World())
     assert result.mode == "off"
     assert "0.060 s" in result.why
@@ -117,17 +119,64 @@ def test_a_recorded_mode_holds_and_times_nothing(memory: CompileMemory, monkeypa
             assert MachineChoices.current().used == {memory.task: mode}
 
 
-def test_the_mode_that_is_chosen_and_a_failure_become_choices_of_the_run(
+def test_the_mode_becomes_a_choice_of_the_run_once_it_is_known_to_work(
     memory: CompileMemory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """A run that is killed while it compiles chooses again; nothing was trained yet."""
+    speed = [0.05]
+    trial = trial_of(lambda: speed[0], monkeypatch)
+    for compiled, mode in ((0.03, "default"), (0.06, "off")):
+        speed[0] = 0.05
+        with applied(MachineChoices()):
+            choice = CompileChoice.choose("auto", CPU, Work(10**6), memory, World(), trial)
+            assert (choice.mode, MachineChoices.current().used) == ("default", {})
+            speed[0] = compiled
+            monkeypatch.setattr(compiling, "eager_mode", lambda model: setting(speed, 0.05))
+            assert choice.warm_up(trial, World()).mode == mode
+            assert MachineChoices.current().used == {memory.task: mode}
+
+
+def test_a_failure_becomes_a_choice_of_the_run(memory: CompileMemory, monkeypatch: pytest.MonkeyPatch) -> None:
     trial = trial_of(lambda: 0.05, monkeypatch)
     with applied(MachineChoices()):
         choice = CompileChoice.choose("auto", CPU, Work(10**6), memory, World(), trial)
-        assert MachineChoices.current().used == {memory.task: "default"}
         broken = Trial(trial.model, lambda: exec("raise RuntimeError('no such instruction')"), "cpu", 1)
         assert choice.warm_up(broken, World()).why == "compiling failed: no such instruction"
         assert MachineChoices.current().used == {memory.task: "off"}
     assert memory.read() == Seconds()
+
+
+def test_a_run_begun_without_a_compiler_stays_uncompiled(
+    memory: CompileMemory, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    trial = trial_of(lambda: 0.05, monkeypatch)
+    monkeypatch.setattr(compiling, "compiler_obstacle", lambda device: "no C++ compiler")
+    with applied(MachineChoices()):
+        assert CompileChoice.choose("auto", CPU, Work(10**6), memory, World(), trial).mode == "off"
+        assert MachineChoices.current().used == {memory.task: "off"}
+    assert not caplog.messages
+    with applied(MachineChoices({memory.task: "default"})):  # begun elsewhere, where it was compiled
+        assert CompileChoice.choose("auto", CPU, Work(10**6), memory, World(), trial).mode == "off"
+        assert MachineChoices.current().used == {}
+    assert caplog.messages == ["the run continues uncompiled: no C++ compiler"]
+
+
+def test_load_that_began_while_it_compiled_is_no_loss(memory: CompileMemory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both kinds of passes are slower then, so those without compiling are timed again."""
+    speed = [0.05]
+    trial = trial_of(lambda: speed[0], monkeypatch)
+    choice = choose(Work(10**6), memory, trial)
+    speed[0] = 0.06
+    monkeypatch.setattr(compiling, "eager_mode", lambda model: setting(speed, 0.1))
+    assert choice.warm_up(trial, World()).mode == "default"
+    assert (memory.read().eager, memory.read().compiled) == (pytest.approx(0.1), pytest.approx(0.06))
+
+
+@contextmanager
+def setting(speed: list[float], seconds: float) -> Iterator[None]:
+    before, speed[0] = speed[0], seconds
+    yield
+    speed[0] = before
 
 
 def test_a_run_too_short_to_gain_times_no_pass(memory: CompileMemory, monkeypatch: pytest.MonkeyPatch) -> None:

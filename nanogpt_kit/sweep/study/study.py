@@ -149,6 +149,13 @@ class Study(Generic[PlanT]):
         """The choices of all of its runs, on every machine; none where it was created by rules alone."""
         return dict(self.optuna_study.user_attrs.get(CHOICES, {}))
 
+    def add_choices(self, more: Mapping[str, str]) -> dict[str, str]:
+        """The choices of all of its runs, and from now on those of other tasks that one of its runs has recorded."""
+        known = self.machine_choices()
+        if more.keys() - known.keys():
+            self.optuna_study.set_user_attr(CHOICES, known := {**more, **known})
+        return known
+
     def queue_missing(self) -> None:
         for trial in self.plan.missing_trials(self.trials()):
             self.optuna_study.enqueue_trial(trial.params, user_attrs=trial.attributes)

@@ -60,7 +60,7 @@ class Controller:
                 self.fill_slots()
                 for process in list(self.running):
                     try:
-                        outcome = process.poll()
+                        outcome = process.poll(self.must_wait(process))
                         if outcome is not None:
                             self.finish(process, outcome)
                     except optuna.exceptions.UpdateFinishedTrialError:
@@ -73,6 +73,11 @@ class Controller:
             raise KeyboardInterrupt(self.stop.name)
         finally:
             self.stop_trials()
+
+    def must_wait(self, process: TrialProcess) -> bool:
+        """Whether a trial beside it chooses now if their graph is compiled: all runs of a graph compute alike."""
+        others = (other for other in self.running if other is not process)
+        return process.process is None and any(other.is_choosing_for(process) for other in others)
 
     # Which trial next
 

@@ -8,6 +8,7 @@ import shutil
 import signal
 import statistics
 import time
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 
@@ -16,6 +17,7 @@ import tomli
 from optuna.trial import TrialState
 
 from nanogpt_kit.core.errors import BUSY, FAILED, MISTAKE, Fault, did_you_mean
+from nanogpt_kit.core.graph_identity import compile_task
 from nanogpt_kit.core.machine_choices import CALIBRATION
 from nanogpt_kit.core.runs_to_come import RUNS_TO_COME
 from nanogpt_kit.launch.slot_process import SlotProcess
@@ -63,6 +65,7 @@ class TrialProcess:
         self.reported = dict(trial.storage.get_trial(trial._trial_id).intermediate_values)
         self.tail = MetricsReader(self.run.folder.metrics)
         self.threads: int | None = None
+        self.given: Mapping[str, str] = {}  # choices with which its process was started
         self.last_status: Status | None = None  # of the newest run that finished
         self.remove_temporary_files()
         self.send_heartbeat()
@@ -82,11 +85,12 @@ class TrialProcess:
         self.heartbeat_at = time.monotonic()
         send_heartbeat(self.trial, self.folder)
 
-    def poll(self) -> Outcome | None:
+    def poll(self, must_wait: bool = False) -> Outcome | None:
+        """`must_wait`: a run that has not begun does not begin now."""
         if time.monotonic() - self.heartbeat_at > HEARTBEAT_SECONDS:
             self.send_heartbeat()
         if self.process is None:
-            return self.start_run()
+            return None if must_wait else self.start_run()
         code = self.process.poll()
         self.read_metrics()
         return None if code is None else self.process_ended(code)
@@ -129,8 +133,16 @@ class TrialProcess:
         """
         file = self.folder / "trials" / MACHINE_CHOICES
         compiled = compile_choices(sorted(self.folder.glob(self.study.plan.run_folders)))
-        ChoicesRecord(choices={**compiled, **self.study.machine_choices()}).write(file)
+        self.given = self.study.add_choices(compiled)
+        ChoicesRecord(choices=self.given).write(file)
         return file.absolute()
+
+    def is_choosing_for(self, other: TrialProcess) -> bool:
+        """Whether its run has still to choose if it is compiled, and the next run of `other` has the same graph."""
+        run, task = self.run, compile_task(self.run.experiment)
+        if self.process is None or run.experiment.train.compile != "auto" or task in self.given:
+            return False
+        return task == compile_task(other.run.experiment) and not compile_choices([run.folder.path])
 
     def runs_to_come(self) -> int:
         """The runs of this study that follow the current one, or run beside it, and compile the same graph."""
