@@ -54,7 +54,7 @@ from nanogpt_kit.core.errors import (
 from nanogpt_kit.launch.processes import end_with_parent
 from nanogpt_kit.runs.secrets import hide_in_text
 from nanogpt_kit.system import signals
-from nanogpt_kit.system.garbage_collection import exempt_all_from_collection, keep_imports
+from nanogpt_kit.system.garbage_collection import keep_imports
 from nanogpt_kit.system.terminal import wrap_lines
 
 
@@ -192,7 +192,6 @@ def exit_process(code: int) -> NoReturn:
     if skips_teardown:
         atexit._run_exitfuncs()
         end_now()
-    exempt_all_from_collection()
     sys.exit(code)
 
 

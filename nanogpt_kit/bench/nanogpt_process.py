@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import importlib
 import io
+import logging
 import os
 import re
 import runpy
@@ -24,14 +25,17 @@ from dataclasses import dataclass
 from multiprocessing import get_context
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from nanogpt_kit.core.errors import RunFailed
 from nanogpt_kit.launch.processes import end_with_parent
 from nanogpt_kit.system import signals
 
+logger = logging.getLogger(__name__)
+
 WARMUP_STEPS = 3  # not timed: the first one evaluates and may compile, others allocate memory
 WARMUP_TOKENS = 8
+PATIENCE_SECONDS = 60.0  # after which a message says what the command waits for
 STEP = re.compile(r"iter \d+: loss")  # how train.py begins the line of a step
 TEMPERATURE, TOP_K = 0.8, 200  # of sample.py
 
@@ -45,11 +49,13 @@ class Task:
     folder: Path
     waiting: Waiting
     threads: int | None  # None: as many as torch chooses
+    awaited: ClassVar[str]  # for a message where it takes long
 
 
 @dataclass(frozen=True)
 class TrainingTask(Task):
     options: Mapping[str, Any]  # of train.py
+    awaited = f"its train.py has not printed {WARMUP_STEPS} lines that begin with 'iter N: loss' yet"
 
     def run(self, connection: Connection) -> None:
         """Runs train.py; a turn is a number of seconds, answered by (steps, seconds)."""
@@ -66,6 +72,7 @@ class GenerationTask(Task):
     device: str
     texts: int
     tokens: int  # of each text
+    awaited = "its model has not generated its texts yet"
 
     def run(self, connection: Connection) -> None:
         """Calls `generate` of model.py as sample.py does, for all texts at once.
@@ -188,6 +195,11 @@ class NanoGPTProcess:
         self.process = context.Process(target=execute, args=(task, theirs, os.getpid()))
         self.process.start()
         theirs.close()  # so that its end is noticed
+
+    def wait_until_ready(self) -> None:
+        if not self.connection.poll(PATIENCE_SECONDS):
+            logger.info("waiting for %s: %s; Ctrl-C ends the command", self.task.folder, self.task.awaited)
+        self.receive()
 
     def receive(self) -> Any:
         try:

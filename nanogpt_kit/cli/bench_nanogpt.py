@@ -8,9 +8,12 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
+from nanogpt_kit import __version__
 from nanogpt_kit.cli.bench_text import check_tokens, json_of_generation, read_rate_text, rounds_text
 from nanogpt_kit.cli.json_output import print_json
 from nanogpt_kit.cli.lines import print_lines
+from nanogpt_kit.runs.secrets import hide_in_command
+from nanogpt_kit.system.folders import available_cores
 
 if TYPE_CHECKING:
     from nanogpt_kit.bench.nanogpt_comparison import Comparison, Row
@@ -30,7 +33,8 @@ def bench_beside_nanogpt(
 ) -> None:
     """`source` is what the experiment was loaded from: its path, the overrides, whether code is trusted."""
     from nanogpt_kit.bench.nanogpt_checkout import Checkout
-    from nanogpt_kit.bench.nanogpt_comparison import compare_generation, compare_training
+    from nanogpt_kit.bench.nanogpt_generation import compare_generation
+    from nanogpt_kit.bench.nanogpt_training import compare_training
     from nanogpt_kit.nn.uninitialized import check_model_parts
 
     checkout = Checkout.open(folder)
@@ -41,10 +45,12 @@ def bench_beside_nanogpt(
     else:
         check_tokens(experiment)
         comparison = compare_generation(experiment, load, checkout, texts, rounds, seconds)
+    name = hide_in_command([experiment.name, *source[1]])
     if as_json:
-        print_json(json_of_comparison(comparison))
+        print_json(json_of_comparison(name, comparison))
     else:
-        print_lines("\n".join([*condition_lines(comparison), "", *table_lines(comparison), "", *remarks(comparison)]))
+        lines = [*condition_lines(comparison), "", *table_lines(name, comparison), "", *remarks(comparison)]
+        print_lines("\n".join(lines).rstrip())
 
 
 def load_with(path: str, overrides: Sequence[str], trust_code: bool, more: Sequence[str]) -> Experiment:
@@ -54,41 +60,47 @@ def load_with(path: str, overrides: Sequence[str], trust_code: bool, more: Seque
 
 
 def condition_lines(comparison: Comparison) -> list[str]:
-    """What was measured, and on what."""
-    from nanogpt_kit.bench.machine_facts import processor_name
+    """On what, with what and how it was measured."""
     from nanogpt_kit.bench.rounds import MIN_ROUNDS
 
-    model = comparison.model
-    sizes = f"{model['n_layer']} layers, {model['n_head']} heads, {model['n_embd']} wide, dropout {model['dropout']:g}"
+    machine = machine_record(comparison)
     rounds = len(comparison.rows[0].rates)
     interval = "95% interval" if rounds >= MIN_ROUNDS else "lowest to highest"
+    chip = f"{machine['cores']} core{'s' * (machine['cores'] > 1)} of {machine['cpu']}"
     return [
-        f"{comparison.experiment.name}: {sizes}, {work_text(comparison)}",
-        f"{processor_name()}, torch {torch_version()}, {comparison.checkout}, {datetime.now(UTC):%Y-%m-%d}",
+        f"{machine['gpu'] or chip}, torch {machine['torch']}, {datetime.now(UTC):%Y-%m-%d}",
+        f"{comparison.checkout}, nanogpt-kit {__version__}",
         f"tokens/s, medians of {rounds_text(rounds)}; ratios within a round: median ({interval})",
     ]
 
 
 def work_text(comparison: Comparison) -> str:
-    experiment, timing = comparison.experiment, comparison.timing
+    """The sizes of the model, and what is timed."""
+    model, timing = comparison.model, comparison.timing
+    sizes = f"{model['n_layer']} layers, {model['n_embd']} wide"
     if timing is None:
-        windows = experiment.train.batch_tokens // experiment.model.block_size
-        return f"{windows} window{'s' * (windows > 1)} of {experiment.model.block_size} tokens a step"
+        windows = comparison.experiment.train.batch_tokens // model["block_size"]
+        return f"{sizes}, {windows} window{'s' * (windows > 1)} of {model['block_size']} tokens"
     texts = f"{timing.texts} texts" if timing.texts > 1 else "one text"
-    return f"{texts} of {timing.tokens} tokens"
+    return f"{sizes}, {texts} of {timing.tokens} tokens"
 
 
-def torch_version() -> str:
+def machine_record(comparison: Comparison) -> dict[str, Any]:
     import torch
 
-    return str(torch.__version__)
+    from nanogpt_kit.bench.machine_facts import processor_name
+    from nanogpt_kit.train.precision import choose_device
+
+    device = choose_device(comparison.experiment.train.device)
+    gpu = torch.cuda.get_device_name(device) if device.startswith("cuda") else None
+    return {"cpu": processor_name(), "cores": len(available_cores()), "gpu": gpu, "torch": str(torch.__version__)}
 
 
-def table_lines(comparison: Comparison) -> list[str]:
+def table_lines(name: str, comparison: Comparison) -> list[str]:
     """A table in Markdown with one row, so that the rows of several experiments make one table."""
     theirs = [WAITING[row.settings] for row in comparison.theirs] if len(comparison.theirs) > 1 else ["nanoGPT"]
     names = ["experiment", *theirs]
-    cells = [f"`{comparison.experiment.name}`", *(rate_text(row) for row in comparison.theirs)]
+    cells = [f"`{name}`: {work_text(comparison)}", *(rate_text(row) for row in comparison.theirs)]
     for row in comparison.ours:
         names += [row.settings, "ratio" if len(comparison.theirs) == 1 else "ratios"]
         cells += [rate_text(row), ", ".join(map(ratio_text, comparison.ratios(row)))]
@@ -127,8 +139,7 @@ def greedy_text(comparison: Comparison) -> str:
     return f"greedy texts differ in fp32: of {count} tokens the first {equal} are identical"
 
 
-def json_of_comparison(comparison: Comparison) -> dict[str, Any]:
-    from nanogpt_kit.bench.machine_facts import processor_name
+def json_of_comparison(name: str, comparison: Comparison) -> dict[str, Any]:
     from nanogpt_kit.bench.rounds import median_interval
 
     rows = [
@@ -154,9 +165,9 @@ def json_of_comparison(comparison: Comparison) -> dict[str, Any]:
     ]
     checkout, timing = comparison.checkout, comparison.timing
     return {
-        "experiment": comparison.experiment.name,
+        "experiment": name,
         "nanogpt": {"folder": str(checkout.folder), "commit": checkout.commit, "modified": list(checkout.modified)},
-        "machine": {"cpu": processor_name(), "torch": torch_version()},
+        "machine": machine_record(comparison),
         "model": comparison.model,
         "rows": rows,
         "ratios": ratios,

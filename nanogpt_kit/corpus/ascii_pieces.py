@@ -21,7 +21,7 @@ ASCII_CLASSES = {
 }
 VISIBLE_ASCII = frozenset(map(chr, range(ord("!"), 0x7F)))
 # Of a text that has other characters too, as a program with a name in a comment. Its ASCII is encoded 1.3 times as fast
-# as by tiktoken (an AMD EPYC, Zen 5); with half or twice this length it takes as long.
+# as by tiktoken (an AMD EPYC, Zen 4); with half or twice this length it takes as long.
 BLOCK_CHARACTERS = 2048
 MAX_PIECE_CHARACTERS, MAX_CACHED_PIECES = 64, 200_000  # of the cache: some 30 MB
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from nanogpt_kit.bench import nanogpt_process as module
 from nanogpt_kit.bench.nanogpt_process import TrainingTask, TurnLog, nanogpt_process
 from nanogpt_kit.core.errors import RunFailed
 from tests.bench.small_nanogpt import write_checkout
@@ -91,3 +92,14 @@ def test_a_killed_process_is_told(tmp_path: Path) -> None:
     assert identity is not None
     with pytest.raises(ProcessLookupError):
         os.kill(identity, 0)
+
+
+def test_what_is_waited_for_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(module, "PATIENCE_SECONDS", 0.01)
+    caplog.set_level("INFO")
+    with nanogpt_process(training(tmp_path, train="import time\ntime.sleep(1)")) as process:
+        with pytest.raises(RunFailed):
+            process.wait_until_ready()
+    assert "has not printed 3 lines that begin with 'iter N: loss'" in caplog.text

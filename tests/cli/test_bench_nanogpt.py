@@ -7,13 +7,14 @@ import os
 import re
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from nanogpt_kit.bench import nanogpt_comparison
+from nanogpt_kit.bench import nanogpt_generation, nanogpt_training
 from tests.bench.small_nanogpt import TRAIN, write_checkout
 from tests.cli.test_json_output import TABLE
 
@@ -37,9 +38,12 @@ def test_training_is_compared_in_a_table_with_both_ways_of_waiting(
     names = ["nanoGPT, idle threads asleep", "nanoGPT, OpenMP's default", "fp32, not compiled", "ratios"]
     assert cells[0] == ["experiment", *names]
     assert cells[1] == ["---"] * 5
-    assert cells[2][0] == "`tiny`"
+    assert cells[2][0].startswith("`tiny train.precision=fp32 train.compile=off")  # as it can be repeated
+    assert cells[2][0].endswith("`: 2 layers, 24 wide, 5 windows of 16 tokens")
     assert len(re.findall(r"\d\.\d\d \(\d", cells[2][4])) == 2  # to each of both
-    assert re.search(r"nanoGPT of unknown commit, 20\d\d-\d\d-\d\d", told.out)
+    assert re.search(
+        r"\d cores? of .+, torch \d.+, 20\d\d-\d\d-\d\d\nnanoGPT of unknown commit, nanogpt-kit \d", told.out
+    )
     assert "number of parameters" not in told.out
     assert sorted(path.name for path in checkout.iterdir()) == ["configurator.py", "model.py", "train.py"]
 
@@ -47,19 +51,19 @@ def test_training_is_compared_in_a_table_with_both_ways_of_waiting(
 def test_other_parts_are_named_and_compared_with_those_of_nanogpt(
     command: Command, tiny: Path, checkout: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(nanogpt_comparison, "policies", lambda device: ("default",))
+    monkeypatch.setattr(nanogpt_training, "policies", lambda device: ("default",))
     options = "print(n_layer, n_head, n_embd, block_size, learning_rate, file=open('options', 'w'))\n"
     write_checkout(checkout, train=TRAIN.replace("assert (device", f"{options}assert (device"))
-    parts = ("model.position=rope", "model.norm=rmsnorm", "optimizer=muon")
+    loss = ("model.loss={ use = 'cross_entropy', label_smoothing = 0.1 }", "model.document_mask=true")
+    parts = ("model.position=rope", "model.norm=rmsnorm", "optimizer=muon", *loss)
     told = command("bench", tiny, *FEW, *parts, "--nanogpt", checkout, "--json")
     assert told.code == 0, told.err
     report = json.loads(told.out)
     assert set(TABLE["bench --nanogpt"][1]) == report.keys()
     assert [row["program"] for row in report["rows"]] == ["nanoGPT", "nanogpt-kit"]
     assert all(len(row["rounds"]) == 2 for row in report["rows"])
-    assert [sum(part in line for line in report["differences"]) for part in ("'rope'", "'rmsnorm'", "'muon'")] == [
-        1
-    ] * 3
+    named = ("'rope'", "'rmsnorm'", "'muon'", "model.loss", "model.document_mask")
+    assert [sum(part in line for line in report["differences"]) for part in named] == [1] * 5
     assert (checkout / "options").read_text().split() == ["2", "3", "24", "16", "0.0006"]  # its own rate, for AdamW
     assert (report["model"]["vocab_size"], report["sample"]) == (257, None)
 
@@ -67,7 +71,7 @@ def test_other_parts_are_named_and_compared_with_those_of_nanogpt(
 def test_generation_is_compared_with_the_same_weights(
     command: Command, tiny: Path, checkout: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(nanogpt_comparison, "policies", lambda device: ("asleep",))
+    monkeypatch.setattr(nanogpt_generation, "policies", lambda device: ("asleep",))
     options = ("--sample", 3, "sample.max_new_tokens=7", "sample.precision=fp32", "model.bias=true", "--json")
     told = command("bench", tiny, *FEW, *options, "--nanogpt", checkout)
     assert told.code == 0, told.err
@@ -86,6 +90,15 @@ def test_what_is_no_checkout_is_refused(command: Command, tiny: Path, tmp_path: 
     assert (told.code, "it has no model.py, train.py, configurator.py" in told.err) == (2, True)
     told = command("bench", tiny, "--nanogpt", tmp_path, "--vs", tiny)
     assert (told.code, "choose one" in told.err) == (2, True)
+
+
+def test_a_temporary_folder_that_train_py_cannot_be_told_is_refused(
+    command: Command, tiny: Path, checkout: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "a=b").mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "a=b"))
+    told = command("bench", tiny, *FEW, "--nanogpt", checkout)
+    assert (told.code, "set TMPDIR to another folder than" in told.err) == (2, True)
 
 
 def test_a_failing_checkout_fails_the_command(command: Command, tiny: Path, checkout: Path) -> None:
