@@ -15,7 +15,7 @@ _keeps_imports = False  # see `keep_imports`
 def keep_imports() -> None:
     """From now on, what was made without garbage collection is never looked at.
 
-    For a process that runs one command. The first collection after torch was imported takes 0.11 s (AMD EPYC, Zen 5).
+    For a process that runs one command. The first collection after torch was imported takes 0.11 s (AMD EPYC, Zen 4).
     """
     global _keeps_imports
     _keeps_imports = True
@@ -41,7 +41,7 @@ def without_garbage_collection() -> Iterator[None]:
 def exempt_all_from_collection() -> None:
     """Lets Python end without looking for garbage among all objects, which it does several times.
 
-    A process that has imported torch then ends in 0.09 s instead of 0.39 s (an AMD EPYC, Zen 5). Threads, `atexit`,
+    A process that has imported torch then ends in 0.09 s instead of 0.39 s (an AMD EPYC, Zen 4). Threads, `atexit`,
     modules and objects end as ever, except for cycles of objects: what they own is not released in order. So open files
     are flushed here, since a cycle may own one.
     """

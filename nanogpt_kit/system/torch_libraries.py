@@ -19,7 +19,7 @@ def load_torch_libraries() -> threading.Thread | None:
     """Starts to load them on another core; `import torch` then finds them loaded, or waits for them.
 
     For commands that certainly import torch. It saves 0.2 s of 2.4 s to the first step of a small run (an AMD EPYC,
-    Zen 5). What fails is left to the import, which reports it. None where nothing is loaded.
+    Zen 4). What fails is left to the import, which reports it. None where nothing is loaded.
     """
     spec = find_spec("torch") if sys.platform == "linux" and "torch" not in sys.modules else None
     if spec is None or spec.origin is None:

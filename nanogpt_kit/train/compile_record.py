@@ -1,8 +1,8 @@
 """What compiling took and gained on this machine, by graph, kept beside the code that was compiled.
 
 The folder is the cache of torch's compiler: where a record has the seconds of compiling, the graph is in the cache, and
-removing the folder removes both. It may be removed at any time. Its default is in the user's cache folder, since torch's own is in
-/tmp, which is lost when the machine restarts; TORCHINDUCTOR_CACHE_DIR names another.
+removing the folder removes both. It may be removed at any time. Its default is in the user's cache folder, since
+torch's own is in /tmp, which is lost when the machine restarts; TORCHINDUCTOR_CACHE_DIR names another.
 """
 
 from __future__ import annotations
