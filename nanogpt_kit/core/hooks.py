@@ -105,6 +105,7 @@ class Hooks:
                 self.trackers.add(name)
         for name, callback in reversed(self.callbacks.items()):  # pluggy calls the last registered first
             self._register(name, callback)
+        self.implementations = self._find_implementations()
 
     def _register(self, name: str, callback: object) -> None:
         known = [hook for hook in vars(RunHooks) if not hook.startswith("_")]
@@ -132,8 +133,8 @@ class Hooks:
         `trackers=False` leaves trackers out, for an event that they received from an earlier process. Raises RunFailed
         where another callback raises.
         """
-        implementations = getattr(self.manager.hook, hook).get_hookimpls()
-        for implementation in implementations if backwards else reversed(implementations):
+        implementations = self.implementations[hook]
+        for implementation in reversed(implementations) if backwards else implementations:
             name = implementation.plugin_name
             if not trackers and name in self.trackers:
                 continue
@@ -145,11 +146,16 @@ class Hooks:
                 self._report(name, hook, error)
                 self.manager.unregister(name=name)
                 del self.callbacks[name]
+                self.implementations = self._find_implementations()
+
+    def _find_implementations(self) -> dict[str, list[pluggy.HookImpl]]:
+        """Those of each hook, in the order of the file."""
+        hooks = [hook for hook in vars(RunHooks) if not hook.startswith("_")]
+        return {hook: [*reversed(getattr(self.manager.hook, hook).get_hookimpls())] for hook in hooks}
 
     def participants(self, hook: str) -> str:
         """The callbacks that implement a hook and are not trackers, the same on all ranks: "A, B"; "" for none."""
-        implementations = getattr(self.manager.hook, hook).get_hookimpls()
-        names = [implementation.plugin_name for implementation in reversed(implementations)]
+        names = [implementation.plugin_name for implementation in self.implementations[hook]]
         return ", ".join(name for name in names if name not in self.trackers)
 
     @contextmanager

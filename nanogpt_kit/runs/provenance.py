@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import getpass
 import os
 import platform
 import sys
@@ -228,6 +227,8 @@ def find_yardstick(yardsticks: Mapping[str, str], metric: str) -> str:
 
 
 def user_name() -> str:
+    import getpass  # its C library waits for those of torch, which another thread loads
+
     try:
         return getpass.getuser()
     except (KeyError, OSError):  # a container's user may have no name

@@ -15,10 +15,12 @@ from nanogpt_kit.train.world import World
 def batch_after_hooks(batch: Batch, run: LiveRun, hooks: Hooks, world: World) -> Batch:
     """The batch as the callbacks leave it, with the targets of all ranks counted again; where none has the hook, as it
     is. Raises RunFailed where a tensor has another shape, or a token is not one of the vocabulary."""
+    if not hooks.implementations["batch_ready"]:
+        return batch
     names = hooks.participants("batch_ready")
     shape = batch.ids.shape
     hooks.call("batch_ready", run=run, step=run.step, batch=batch)
-    if not names:
+    if not names:  # trackers only look
         return batch
     for name, tensor in (("ids", batch.ids), ("targets", batch.targets), ("segments", batch.segments)):
         if tensor is not None and tensor.shape != shape:

@@ -3,7 +3,7 @@
 A batch is computed by a single thread of torch, so that its loss has the same bits for any number of threads, and that
 no thread waits for another after each operation. Weights are cast to 16 bits once, not for each batch.
 
-Measured on two cores of an AMD EPYC (Zen 5), tokens/s of tiny Shakespeare's validation split, and before:
+Measured on two cores of an AMD EPYC (Zen 4), tokens/s of tiny Shakespeare's validation split, and before:
 105,900 and 53,500 (4 blocks, 128 wide; 102,400 in the forward pass of a compiled training), 12,200 and 10,600
 (6 blocks, 384 wide), 1,111 and 937 (GPT-2 124M).
 """
@@ -28,7 +28,7 @@ from nanogpt_kit.train.precision import DTYPES, Precision
 
 BATCHES_AHEAD = 2  # for each thread: the main thread makes them meanwhile
 # Of the windows that one thread computes at once: at 128 wide 80,000 tokens/s, with all 16,384 of a batch 67,000, since
-# these leave the caches (two cores of an AMD EPYC, Zen 5)
+# these leave the caches (two cores of an AMD EPYC, Zen 4)
 UNIT_TOKENS = 2048
 
 

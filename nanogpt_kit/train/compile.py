@@ -10,7 +10,7 @@ import logging
 import sys
 import time
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
@@ -24,7 +24,8 @@ from nanogpt_kit.core.options import RunContext
 from nanogpt_kit.nn.compiler import compiler_obstacle
 from nanogpt_kit.nn.flops import num_params
 from nanogpt_kit.nn.parts import transformer_blocks
-from nanogpt_kit.train.compile_decision import Seconds, Work, decide, estimated_gain
+from nanogpt_kit.system.garbage_collection import without_garbage_collection
+from nanogpt_kit.train.compile_decision import Decision, Work, decide, estimated_gain
 from nanogpt_kit.train.compile_record import CompileMemory, use_compiled_folder
 from nanogpt_kit.train.vector_instructions import all_instructions_work
 from nanogpt_kit.train.world import World
@@ -89,7 +90,7 @@ class CompileChoice:
     def of_measurements(
         cls, ctx: RunContext, work: Work, memory: CompileMemory, world: World, trial: Trial
     ) -> CompileChoice:
-        """Times a few passes where compiling may pay, and decides with what is known of the graph."""
+        """Times a few passes where compiling may pay, unless that is known, and decides."""
         work, known = world.broadcast((work, memory.read()))
         blocks = transformer_blocks(trial.model)
         gain = estimated_gain(ctx.device, ctx.precision, num_params(blocks[0]) if blocks else 0)
@@ -97,10 +98,20 @@ class CompileChoice:
             return cls("off", f"no gain is expected for this model in {ctx.precision} on {ctx.device}")
         if work.passes * (1 + work.runs_to_come) < MIN_PASSES:
             return cls("off", "the run is too short to gain from it")
-        eager = trial.seconds(world, lambda seconds: decide(work, known, seconds, gain, len(blocks)).compiles)
-        decision = decide(work, known, eager, gain, len(blocks))
-        mode = "default" if decision.compiles else "off"
-        return cls(mode, decision.why, memory.task, memory, eager)
+
+        def decision(eager: float) -> Decision:
+            return decide(work, known, eager, gain, len(blocks))
+
+        # A time that was disturbed is too long, so that compiling seems to pay
+        eager = known.eager
+        is_known = eager is not None and (known.is_confirmed or not decision(eager).compiles)
+        if eager is None or not is_known:
+            eager = trial.seconds(world, lambda seconds: decision(seconds).compiles)
+        chosen = decision(eager)
+        if not chosen.compiles and not known.is_warm and world.rank == 0:
+            memory.write(replace(known, eager=eager, passes=known.passes + work.passes_within(eager)))
+        mode = "default" if chosen.compiles else "off"
+        return cls(mode, chosen.why, memory.task, memory, None if is_known else eager)
 
     def apply(
         self, model: nn.Module, ctx: RunContext, micro_steps: int, equal_steps: bool, options_change: bool
@@ -113,7 +124,9 @@ class CompileChoice:
         """
         began = time.perf_counter()
         use_compiled_folder()
-        from torch._inductor import list_mode_options  # and with it the compiler, which other runs never import
+        with without_garbage_collection():
+            # And with it the compiler, which other runs never import; the first pass would import the other module
+            from torch._inductor import compile_fx, list_mode_options  # noqa: F401
 
         mode = self.mode
         if mode == "max-autotune" and (micro_steps > 1 or ctx.world_size > 1 or not equal_steps):
@@ -142,7 +155,8 @@ class CompileChoice:
             before = cache_misses()
             began, failure = time.perf_counter(), ""
             try:
-                trial.compile()
+                with without_garbage_collection():
+                    trial.compile()
             except Exception as error:  # of the compiler, of C++, or of a part that it cannot read
                 failure = str(error).strip().partition("\n")[0] or repr(error)
             seconds, was_cold = self.import_seconds + time.perf_counter() - began, cache_misses() != before
@@ -150,6 +164,7 @@ class CompileChoice:
         if first is not None:
             if world.rank == 0:
                 logger.warning("compiling failed, and the run continues uncompiled: %s", first)
+                self.remember({"passes": 0})  # so that not every run tries
             return self.withdrawn(trial.model, f"compiling failed: {first}")
         logger.info("compiled in %.0f s", seconds)
         eager, compiled = self.eager, None
@@ -157,7 +172,8 @@ class CompileChoice:
             with eager_mode(trial.model):  # again, since other load may have come since it was timed
                 eager = trial.seconds(world)
         if world.rank == 0:
-            self.remember(Seconds(**{"cold" if was_cold else "warm": seconds}, eager=eager, compiled=compiled))
+            now = {"cold" if was_cold else "warm": seconds, "eager": eager, "compiled": compiled}
+            self.remember({name: value for name, value in now.items() if value is not None})
         if eager is not None and compiled is not None and compiled >= eager:
             return self.withdrawn(trial.model, f"compiled, its passes take {compiled:.3f} s and {eager:.3f} without")
         return self.noted()
@@ -172,10 +188,10 @@ class CompileChoice:
             world.broadcast(None)  # the other ranks wait here
             yield
 
-    def remember(self, now: Seconds) -> None:
+    def remember(self, now: Mapping[str, float]) -> None:
         """Adds what was measured now to what is known of the graph."""
         if self.memory is not None:
-            self.memory.write(replace(self.memory.read(), **{k: v for k, v in vars(now).items() if v is not None}))
+            self.memory.write(replace(self.memory.read(), **now))
 
     def withdrawn(self, model: nn.Module, why: str) -> CompileChoice:
         """Off, for this reason: uncompiles the modules."""

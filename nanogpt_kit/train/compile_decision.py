@@ -15,7 +15,7 @@ SECONDS_PER_BLOCK = 7.0  # with an empty cache: 29 s for 4 blocks, 48 for 6, 81 
 WARM_FRACTION = 0.1  # of that, where the cache has the graph: 3 s for 4 blocks
 GPU_GAIN = 0.4  # fraction of a pass: 250 -> 135 ms a step for GPT-2 124M on A100s (nanoGPT's README)
 CPU_GAIN = {"bf16": 0.1}  # 0.09 at 384 wide, 0.11 for GPT-2 124M; in fp32 within the noise
-NARROW_GAIN = {"bf16": 0.3}  # 42.1 -> 24.0 ms for the passes of a step at 128 wide (4 blocks, Zen 5)
+NARROW_GAIN = {"bf16": 0.4}  # 42.1 -> 24.0 ms for the passes of a step at 128 wide (4 blocks, Zen 4)
 NARROW_BLOCK = 1_000_000  # parameters: 0.2 million at 128 wide, 1.8 million at 384
 
 # What is saved, over what is paid, from which on compiling pays
@@ -31,11 +31,17 @@ class Seconds:
     warm: float | None = None  # to compile it where the cache has it
     eager: float | None = None  # of the passes of a step, uncompiled
     compiled: float | None = None  # of the same passes, compiled
+    passes: float = 0  # that runs have begun to make uncompiled, as long as it was never compiled
 
     @property
     def is_warm(self) -> bool:
         """Whether it has been compiled here: what is measured is kept beside the cache that has the graph."""
         return self.cold is not None or self.warm is not None
+
+    @property
+    def is_confirmed(self) -> bool:
+        """Whether two runs have compiled the graph and timed its passes; a single one may have been disturbed."""
+        return None not in (self.cold, self.warm, self.eager, self.compiled)
 
 
 @dataclass(frozen=True)
@@ -55,6 +61,10 @@ class Work:
             timed = plan.at(step).n_windows + plan.at(experiment.total_steps - 1).n_windows
             passes *= plan.total_tokens / (plan.total_steps * plan.block_size * timed)
         return cls(passes, experiment.train.max_seconds, runs_to_come)
+
+    def passes_within(self, seconds: float) -> float:
+        """Those of this run, where each takes that long."""
+        return self.passes if self.max_seconds is None else min(self.passes, self.max_seconds / seconds)
 
 
 @dataclass(frozen=True)
@@ -76,7 +86,8 @@ def decide(work: Work, known: Seconds, eager: float, gain: float, blocks: int) -
     """Whether compiling pays where a step's passes take `eager` seconds uncompiled.
 
     `known` has priority over the estimates: `gain`, and the seconds that a network of `blocks` blocks takes to compile.
-    The runs that follow train as long as this one does, and find the graph in the cache.
+    The runs that follow train as long as this one does, and find the graph in the cache. How many follow is seldom
+    known; as many as before are likely, so what compiling would have saved in earlier runs counts, too.
     """
     is_measured = bool(known.compiled and known.eager)
     if known.compiled and known.eager:
@@ -84,13 +95,12 @@ def decide(work: Work, known: Seconds, eager: float, gain: float, blocks: int) -
     if gain <= 0:
         how = "was measured" if is_measured else "is expected"
         return Decision(False, f"no gain {how} for this model")
-    seconds = work.passes * eager
-    if work.max_seconds is not None:
-        seconds = min(seconds, work.max_seconds)
+    seconds = work.passes_within(eager) * eager
     usual = SECONDS_PER_BLOCK * max(1, blocks)
     cold = known.cold if known.cold is not None else usual
     warm = known.warm if known.warm is not None else WARM_FRACTION * min(cold, usual)  # cold may have been under load
     runs = 1 + work.runs_to_come
+    before = 0.0 if known.is_warm else gain * known.passes * eager
     saved, cost = gain * seconds * runs, (warm if known.is_warm else cold) + work.runs_to_come * warm
     least = MIN_GAIN_MEASURED if is_measured else MIN_GAIN_ESTIMATED
     of_runs = f" of {runs} runs" if runs > 1 else ""
@@ -99,4 +109,6 @@ def decide(work: Work, known: Seconds, eager: float, gain: float, blocks: int) -
     why = (
         f"saves {saved:,.0f} of {seconds * runs:,.0f} s{of_runs} and costs {cost:,.0f} s with a {state} cache; {source}"
     )
-    return Decision(saved > least * cost, why)
+    if before:
+        why += f"; earlier runs would have saved {before:,.0f} s"
+    return Decision(saved + before > least * cost, why)

@@ -1,8 +1,8 @@
 """What compiling took and gained on this machine, by graph, kept beside the code that was compiled.
 
-The folder is the cache of torch's compiler: where there is a record, the graph was compiled into it, and removing the
-folder removes both. It may be removed at any time. Its default is in the user's cache folder, since torch's own is in
-/tmp, which is lost when the machine restarts; TORCHINDUCTOR_CACHE_DIR names another.
+The folder is the cache of torch's compiler: where a record has the seconds of compiling, the graph is in the cache, and
+removing the folder removes both. It may be removed at any time. Its default is in the user's cache folder, since
+torch's own is in /tmp, which is lost when the machine restarts; TORCHINDUCTOR_CACHE_DIR names another.
 """
 
 from __future__ import annotations
@@ -38,10 +38,13 @@ class CompileRecord(Record):
     warm_seconds: float | None = Field(None, gt=0)
     eager_seconds: float | None = Field(None, gt=0)
     compiled_seconds: float | None = Field(None, gt=0)
+    uncompiled_passes: float = Field(0, ge=0)
 
     @property
     def seconds(self) -> Seconds:
-        return Seconds(self.cold_seconds, self.warm_seconds, self.eager_seconds, self.compiled_seconds)
+        return Seconds(
+            self.cold_seconds, self.warm_seconds, self.eager_seconds, self.compiled_seconds, self.uncompiled_passes
+        )
 
 
 def compiled_folder() -> Path:
@@ -99,6 +102,7 @@ class CompileMemory:
                 warm_seconds=seconds.warm,
                 eager_seconds=seconds.eager,
                 compiled_seconds=seconds.compiled,
+                uncompiled_passes=seconds.passes,
             ).write(self.path)
 
     @contextmanager
@@ -127,7 +131,7 @@ def records_folder() -> Path:
 
 
 def known_graphs() -> list[CompileRecord]:
-    """All records of the folder that can be read, newest first."""
+    """The records of graphs that were compiled, as far as they can be read, newest first."""
     records: list[CompileRecord] = []
     with suppress(OSError, RuntimeError):
         paths = sorted(
@@ -138,4 +142,4 @@ def known_graphs() -> list[CompileRecord]:
         for path in paths:
             with suppress(OSError, Unreadable):
                 records.append(CompileRecord.read(path))
-    return records
+    return [record for record in records if record.seconds.is_warm]

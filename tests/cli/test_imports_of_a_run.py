@@ -19,8 +19,6 @@ UNUSED = {
     "scipy",
     "sqlalchemy",
     "sympy",
-    "tensorboard.compat.tensorflow_stub",
-    "tensorboard.summary",
     "torch._dynamo",
     "torch._inductor",
     "torch.fx.experimental.symbolic_shapes",

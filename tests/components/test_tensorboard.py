@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import itertools
 import logging
 import re
@@ -14,10 +13,9 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from tensorboard.backend.event_processing.plugin_event_accumulator import EventAccumulator as PluginAccumulator
 from tensorboard.plugins.custom_scalar import metadata as layout_metadata
 from tensorboard.plugins.hparams import api_pb2, metadata
-from tensorboard.summary.writer.record_writer import RecordWriter
 
 from nanogpt_kit.components.callback import tensorboard_file
-from nanogpt_kit.components.callback.tensorboard_file import EventFile, record
+from nanogpt_kit.components.callback.tensorboard_file import EventFile
 from nanogpt_kit.components.callback.tensorboard_summary import DESCRIPTIONS, chart_value, hparams_outcome, text_summary
 from nanogpt_kit.core.errors import KitError, RunFailed
 from nanogpt_kit.core.experiment import Experiment
@@ -230,13 +228,6 @@ def test_a_tracker_that_fails_is_dropped_and_the_run_goes_on(
     told = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
     assert len(told) == 1
     assert "TensorBoard failed in logged and is dropped" in told[0]
-
-
-@pytest.mark.parametrize("content", [b"", b"\0" * 32, b"123456789", bytes(range(256)) * 40])
-def test_records_are_those_that_tensorboards_own_writer_makes(content: bytes) -> None:
-    file = io.BytesIO()
-    RecordWriter(file).write(content)
-    assert record(content) == file.getvalue()
 
 
 def test_texts_and_descriptions_are_those_that_the_writers_of_torch_and_tensorboard_make() -> None:

@@ -291,3 +291,27 @@ def test_of_two_runs_that_start_at_once_one_compiles_and_the_other_finds_it(
     assert known.warm is not None
     assert memory.path is not None
     assert json.loads(memory.path.read_text())["format"] == 2
+
+
+def test_a_graph_that_is_trained_again_and_again_is_compiled_once_that_would_have_paid(
+    memory: CompileMemory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    timed: list[float] = []
+    trial = trial_of(lambda: timed.append(0.05) or 0.05, monkeypatch)
+    modes = [choose(Work(400), memory, trial).mode for _ in range(3)]  # each would save 2 s of 7 that compiling costs
+    assert modes == ["off"] * 3
+    assert len(timed) == 1  # what is known is not timed again while compiling does not pay
+    while "default" not in modes:
+        modes.append(choose(Work(400), memory, trial).mode)
+        assert len(modes) < 9
+    broken = Trial(trial.model, lambda: exec("raise RuntimeError('no such instruction')"), "cpu", 1)
+    with applied(MachineChoices()):
+        CompileChoice("default", "", memory=memory).warm_up(broken, World())
+    assert choose(Work(400), memory, trial).mode == "off"
+
+
+def test_what_two_runs_have_measured_is_not_timed_again(memory: CompileMemory, monkeypatch: pytest.MonkeyPatch) -> None:
+    memory.write(MEASURED)
+    trial = trial_of(lambda: pytest.fail("it times passes"), monkeypatch)
+    choice = choose(Work(1000), memory, trial)
+    assert (choice.mode, choice.eager) == ("default", None)
