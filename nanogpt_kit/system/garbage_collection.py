@@ -16,8 +16,8 @@ _keeps_imports = False  # see `keep_imports`
 def keep_imports() -> None:
     """From now on, what was made without garbage collection is never looked at.
 
-    For a process that runs one command. The first collection after torch was imported takes 0.11 s, and Python looks for
-    garbage several times when it ends: a run of two steps took 0.71 s to end, and takes 0.16 s like this (AMD EPYC,
+    For a process that runs one command. The first collection after torch was imported takes 0.11 s, and Python looks
+    for garbage several times when it ends: a run of two steps took 0.71 s to end, and takes 0.16 s like this (AMD EPYC,
     Zen 4). Files that cycles of objects own may then be closed in another order, so they are flushed after all other
     functions of `atexit`, which are called from the last to the first.
     """
