@@ -36,15 +36,10 @@ PLAIN = ("sample.precision=fp32",)
 def compare_generation(
     experiment: Experiment, load: Loader, checkout: Checkout, texts: int, rounds: int, seconds: float
 ) -> Comparison:
-<<<<<<< HEAD
-    """Rounds of about `seconds`, in each of which every row generates batches of texts of sample.max_new_tokens tokens,
-    with the samplers of sample.py."""
-=======
     """Rounds of about `seconds`, in each of which every row generates batches of texts of sample.max_new_tokens tokens.
 
     The samplers are those of nanoGPT's sample.py. Raises KitError and RunFailed.
     """
->>>>>>> r/bench2
     device, tokens = choose_device(experiment.train.device), experiment.sample.max_new_tokens
     with tempfile.TemporaryDirectory(prefix="nanogpt-kit-bench-") as name, ExitStack() as stack:
         opponent = Opponent.prepare(experiment, Path(name), with_weights=True)

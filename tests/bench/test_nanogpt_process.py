@@ -99,12 +99,7 @@ def test_what_is_waited_for_is_told(
 ) -> None:
     monkeypatch.setattr(module, "PATIENCE_SECONDS", 0.01)
     caplog.set_level("INFO")
-<<<<<<< HEAD
-    program = training(tmp_path, train="import time\ntime.sleep(1)")
-    with nanogpt_process(program) as process, pytest.raises(RunFailed):
-=======
     task = training(tmp_path, train="import time\ntime.sleep(1)")
     with nanogpt_process(task) as process, pytest.raises(RunFailed):
->>>>>>> r/bench2
         process.wait_until_ready()
     assert "has not printed 3 lines that begin with 'iter N: loss'" in caplog.text
