@@ -159,7 +159,9 @@ class CompileChoice:
                     trial.compile()
             except Exception as error:  # of the compiler, of C++, or of a part that it cannot read
                 failure = str(error).strip().partition("\n")[0] or repr(error)
-            seconds, was_cold = self.import_seconds + time.perf_counter() - began, cache_misses() != before
+            seconds = self.import_seconds + time.perf_counter() - began
+            if world.rank == 0 and not failure:  # before another run of the graph may begin to compile
+                self.remember({"warm" if cache_misses() == before else "cold": seconds})
         first = next(filter(None, world.all_gather(failure)), None)
         if first is not None:
             if world.rank == 0:
@@ -167,14 +169,15 @@ class CompileChoice:
                 self.remember({"passes": 0})  # so that not every run tries
             return self.withdrawn(trial.model, f"compiling failed: {first}")
         logger.info("compiled in %.0f s", seconds)
-        eager, compiled = self.eager, None
-        if eager is not None and (compiled := trial.seconds(world)) >= eager:
+        if self.eager is None:
+            return self.noted()
+        eager, compiled = self.eager, trial.seconds(world)
+        if compiled >= eager:
             with eager_mode(trial.model):  # again, since other load may have come since it was timed
                 eager = trial.seconds(world)
         if world.rank == 0:
-            now = {"cold" if was_cold else "warm": seconds, "eager": eager, "compiled": compiled}
-            self.remember({name: value for name, value in now.items() if value is not None})
-        if eager is not None and compiled is not None and compiled >= eager:
+            self.remember({"eager": eager, "compiled": compiled})
+        if compiled >= eager:
             return self.withdrawn(trial.model, f"compiled, its passes take {compiled:.3f} s and {eager:.3f} without")
         return self.noted()
 

@@ -102,7 +102,8 @@ def decide(work: Work, known: Seconds, eager: float, gain: float, blocks: int) -
     runs = 1 + work.runs_to_come
     before = 0.0 if known.is_warm else gain * known.passes * eager
     saved, cost = gain * seconds * runs, (warm if known.is_warm else cold) + work.runs_to_come * warm
-    least = MIN_GAIN_MEASURED if is_measured else MIN_GAIN_ESTIMATED
+    # Where the cost is known, a run that compiles measures the gain for those that follow
+    least = MIN_GAIN_MEASURED if is_measured or known.is_warm else MIN_GAIN_ESTIMATED
     of_runs = f" of {runs} runs" if runs > 1 else ""
     source = "measured here before" if is_measured else "estimated"
     state = "warm" if known.is_warm else "empty"
