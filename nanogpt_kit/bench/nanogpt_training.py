@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -73,7 +74,7 @@ def compare_training(
 
 def training_differences(experiment: Experiment, optimizer: torch.optim.Optimizer) -> Iterator[str]:
     """What changes training alone, and not the function from tokens to logits."""
-    model = experiment.model
+    model: Any = experiment.model  # one with nanoGPT's sizes
     plain = type(model)(n_layer=model.n_layer, n_head=model.n_head, n_embd=model.n_embd, block_size=model.block_size)
     for option in ("loss", "document_mask"):
         if getattr(model, option, None) != getattr(plain, option, None):
