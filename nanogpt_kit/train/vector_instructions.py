@@ -1,7 +1,7 @@
 """Whether torch's compiler can use all vector instructions that a CPU has: tried once on a machine, not in each run.
 
 Its inductor loads a small library in a new Python process for each set of instructions, six processes on a CPU with
-AVX-512 and AMX: 1.0 of the 3.1 s that compiling took with a warm cache (4 blocks, two cores of an AMD EPYC, Zen 5).
+AVX-512 and AMX: 1.0 of the 3.1 s that compiling took with a warm cache (4 blocks, two cores of an AMD EPYC, Zen 4).
 """
 
 from __future__ import annotations
