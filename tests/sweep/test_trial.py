@@ -22,9 +22,11 @@ from optuna.trial import TrialState
 from nanogpt_kit.components.mlp import gelu
 from nanogpt_kit.core.errors import KitError, RunFailed
 from nanogpt_kit.core.experiment import Experiment
+from nanogpt_kit.core.graph_identity import compile_task
 from nanogpt_kit.core.machine_choices import CALIBRATION
 from nanogpt_kit.launch.slots import MachineSlot
 from nanogpt_kit.runs.folder import RunFolder
+from nanogpt_kit.runs.machine_choices import FILE_NAME, ChoicesRecord
 from nanogpt_kit.runs.metrics import MetricsReader, truncate_metrics
 from nanogpt_kit.runs.status import Failure
 from nanogpt_kit.sweep.space.space import Space
@@ -718,3 +720,22 @@ def test_all_trials_use_the_choices_of_the_machine_that_created_the_study(scene:
         pass
     assert one.choices == [{"a task": "fast"}] * 4
     assert one.measurements == [{"a task": "slow"}]  # the other machine has measured nothing
+
+
+def test_a_trial_waits_where_one_beside_it_decides_whether_their_graph_is_compiled(scene: Any) -> None:
+    one = scene("trials = 3")
+    one.acts = [(lambda folder: None, None)] * 3
+    first, second = one.work(), one.work()
+    task = compile_task(first.run.experiment)
+    assert not first.is_choosing_for(second)  # it has not begun
+    first.poll()
+    assert first.is_choosing_for(second)
+    second.poll(must_wait=True)
+    assert len(one.started) == 1
+    first.run.folder.path.mkdir(parents=True)
+    ChoicesRecord(choices={task: "default"}).write(first.run.folder.path / FILE_NAME)
+    assert not first.is_choosing_for(second)
+    second.poll()
+    assert one.choices == [{"a task": "fast"}, {"a task": "fast", task: "default"}]
+    assert not second.is_choosing_for(one.work())  # it was told
+    assert one.study.machine_choices()[task] == "default"  # also on other machines
