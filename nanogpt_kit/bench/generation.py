@@ -91,7 +91,7 @@ class TimedGenerator:
         return decoder
 
     def greedy_tokens(self, count: int) -> list[int]:
-        """The most probable tokens after one of id 0, in a text of its own."""
+        """The most probable tokens after one of id 0, in a separate text."""
         options = self.generator.experiment.sample
         model = self.generator.get_decoding_model(1, options)
         greedy = self.generator.resolve_samplers({"use": "top_k", "k": 1})

@@ -1,4 +1,4 @@
-"""A checkout of nanoGPT, and how it is told to train the same shape on the same tokens as an experiment.
+"""A checkout of nanoGPT, and how it is made to train the same shape on the same tokens as an experiment.
 
 Its files are executed in processes of their own only: `nanogpt_process`. Nothing is written into the checkout.
 """

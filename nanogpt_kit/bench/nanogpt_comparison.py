@@ -1,4 +1,4 @@
-"""Compares an experiment with nanoGPT: each computes in a process of its own, and they take turns.
+"""Compares an experiment with nanoGPT: each computes in a separate process, and they take turns.
 
 nanoGPT has two rows on a CPU: with idle threads that sleep, as those of the kit do, and with OpenMP's default, with
 which they spin. The kit has a row in fp32, without compiling, and one with the settings of the experiment.
