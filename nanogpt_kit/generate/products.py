@@ -79,8 +79,7 @@ def ways_of_type(dtype: torch.dtype, size: int, rows: int, threads: int) -> list
             return [Way("fp16", dtype, cast_product(dtype), threads, rounds_results=True)]
         direct = [Way("fbgemm", dtype, fbgemm_product, 1)] if rows <= MAX_DIRECT_ROWS and has_direct_fbgemm() else []
         on_all = [Way("fbgemm on threads", dtype, fbgemm_threads_product, threads)] if threads > 1 or not direct else []
-        scaled = [Way("fp16", dtype, fp16_scaled_product, threads, rounds_results=True)] if rows == 1 else []
-        return [*direct, *on_all, *scaled]
+        return [*direct, *on_all]
     is_short = dtype == torch.bfloat16
     name = "bf16" if is_short else "fp32"
     by_rows = Way(name, dtype, cast_product(dtype), threads, is_short)
@@ -107,20 +106,6 @@ def fbgemm_threads_product(weight: Tensor, bias: Tensor | None, rows: int) -> Pr
     packed = torch.ops.quantized.linear_prepack_fp16(weight, bias)
     product = torch.ops.quantized.linear_dynamic_fp16.default
     return lambda x: product(x, packed)
-
-
-def fp16_scaled_product(weight: Tensor, bias: Tensor | None, rows: int) -> Product:
-    """A vector times fp16 weights, scaled so that neither it nor the result exceeds what fp16 can hold."""
-    short = weight.half()
-
-    def product(x: Tensor) -> Tensor:
-        if x.numel() != weight.size(1):
-            return F.linear(x, weight, bias)
-        largest = x.abs().amax().clamp_(min=1e-30)
-        y = torch.mv(short, (x / largest).half().view(-1)).float().mul_(largest).view(*x.shape[:-1], -1)
-        return y if bias is None else y.add_(bias)
-
-    return product
 
 
 def fp32_column_product(weight: Tensor, bias: Tensor | None, rows: int) -> Product:

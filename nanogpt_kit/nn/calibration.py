@@ -21,6 +21,7 @@ CLEARLY_FASTER = 0.95  # of the time of the rule's candidate; less is a tie, whi
 # Beyond these the machine was doing something else meanwhile. Two idle cores of an AMD EPYC (Zen 4): 0.01 to 0.07 and
 # 0.03 to 0.19 for products of a small network in two threads.
 MAX_WAITING = 0.15  # time for which threads of this process were ready but had no core, by the time that was measured
+WAKING = 1e-4  # seconds that a thread may wait each time that it is woken: 20 to 100 us on idle cores (Zen 4)
 MAX_SPREAD = 0.3  # median distance from the median, by the median
 MIN_ELAPSED = 0.04  # seconds, before which a single pause of some ms would decide
 
@@ -79,7 +80,10 @@ def time_candidates(task: Task, seconds: float) -> dict[str, float]:
     for name in [name for name in first if name != task.rule and first[name] > HOPELESS * min(first.values())]:
         del calls[name]
     repeats = {name: max(1, math.ceil(MIN_SAMPLE / max(first[name], 1e-9))) for name in calls}
-    of_round = sum(repeats[name] * first[name] for name in calls)
+    before_round = task.before_round or (lambda: None)
+    if task.before_round:
+        repeats = dict.fromkeys(calls, 1)
+    of_round = sample(before_round, 1) + sum(repeats[name] * first[name] for name in calls)
     rounds = min(MAX_ROUNDS, int((seconds - (time.perf_counter() - began)) / of_round))
     if rounds < MIN_ROUNDS:
         return {}
@@ -87,9 +91,12 @@ def time_candidates(task: Task, seconds: float) -> dict[str, float]:
     waiting = CoreWaiting()
     for index in range(rounds):
         names = list(calls) if index % 2 else list(reversed(calls))
+        before_round()
         for name in names:
             samples[name].append(sample(calls[name], repeats[name]))
         waiting.check()
+        if index + 1 >= MIN_ROUNDS and time.perf_counter() - began > seconds:  # the first calls were faster
+            break
     for name, times in samples.items():
         check_spread(f"{task.name}: {name}", times)
         first[name] = statistics.median(times)
@@ -130,15 +137,17 @@ class CoreWaiting:
 
 
 def waited_seconds() -> float:
-    """Seconds for which the living threads of this process waited for a core; 0 where the system does not say."""
-    total = 0
+    """Seconds for which the living threads of this process waited for a core, without the time to wake them; 0 where
+    the system does not say."""
+    total = 0.0
     try:
         for thread in os.listdir("/proc/self/task"):
             try:
                 with open(f"/proc/self/task/{thread}/schedstat", "rb") as file:
-                    total += int(file.read().split()[1])
+                    _, waited, turns = map(int, file.read().split())  # nanoseconds of running and waiting
+                    total += waited / 1e9 - WAKING * turns
             except FileNotFoundError:  # it has ended meanwhile
                 continue
-    except (OSError, ValueError, IndexError):
+    except (OSError, ValueError):
         return 0.0
-    return total / 1e9
+    return total
