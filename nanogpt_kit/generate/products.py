@@ -4,9 +4,9 @@ Decoding waits for memory, so the layout of the weights decides, and whether one
 weights on two cores of an AMD EPYC (Zen 4; a plain read 26 to 33 on one core, 29 to 32 on two) for one vector, layers
 from 768 to 2304 features, 768 to 768, 3072 to 768, and 768 to 50,304; threads that sleep while they wait:
 
-    one thread    fp16: fbgemm 25, 26, 23, 28; mv 18, 16, 21, 19          bf16 mv 4, 4, 9, 5
+    one thread    fp16: fbgemm 25, 26, 23, 28    bf16 mv 4, 4, 9, 5
                   fp32: rows 11, 10, 15, 11; columns 17, 12, 13, 21; onednn 15, 14, 19, 16
-    two threads   fp16: fbgemm on threads 20, 12, 23, 31; mv 23, 13, 27, 26
+    two threads   fp16: fbgemm on threads 20, 12, 23, 31
                   fp32: rows 11, 11, 15, 12; columns 17, 13, 14, 22; parts 23, 16, 20, 29; onednn 22, 16, 23, 26
 
 On two cores of a Xeon with AMX (a plain read 10 and 14 to 15) fbgemm reads 6, 7 and 10 (768 to 2304, 3072 to 768, and

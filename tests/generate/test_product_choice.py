@@ -68,7 +68,11 @@ def test_a_slow_product_writes_no_text(
         return [taking(first, lambda weight: 0.003), *others]
 
     monkeypatch.setattr(products, "ways_of_type", planted)
-    session.run(Experiment.load(tiny, ["callback=[]", "train.steps=1", "model.n_layer=1", "model.n_head=4", f"model.n_embd={WIDTH}"]))
+    session.run(
+        Experiment.load(
+            tiny, ["callback=[]", "train.steps=1", "model.n_layer=1", "model.n_head=4", f"model.n_embd={WIDTH}"]
+        )
+    )
     generator = load_run("tiny", overrides=[f"sample.precision={precision}"])
     generator.generate("1", max_new_tokens=2)
     (model,) = generator.decoding_models.values()
