@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property, partial
+from itertools import cycle
 
 import torch
 from torch import Tensor, nn
 
 from nanogpt_kit.core.machine_choices import NO_CHOICES, MachineChoices, Task
 from nanogpt_kit.generate.products import Way, has_fbgemm_fp16, ways_to_multiply
+from nanogpt_kit.generate.thread_count import thread_limit
 from nanogpt_kit.nn.arithmetic import multiplies_bf16
 from nanogpt_kit.nn.measured_choices import with_measured
 from nanogpt_kit.nn.parts import HeadLinear
@@ -18,6 +20,7 @@ DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 MIN_PRODUCTS_PER_THREAD = 16_000_000  # of several vectors: at 9 million (0.14 ms) a second thread cost, at 38 it gained
 MAX_MEASURED_WEIGHTS = 2_400_000  # of a candidate: FBGEMM takes 20 ns to pack one (Zen 4)
 MAX_OTHER_BYTES = 1 << 27  # more than caches hold: 32 MiB here (Zen 4), 105 of the largest Xeons with AMX
+PARTS = 4  # in which they are read; a task has about as many candidates or more
 MIN_MEASURED_SIZE = 65_536  # weights of a layer: smaller ones take a few us in any way
 
 Ways = Mapping[torch.Size, Way]  # by the shape of the weight
@@ -68,17 +71,22 @@ def possible_ways(
 
 
 class OtherWeights:
-    """Those that a step reads between two uses of a layer: they displace its weights from the caches."""
+    """Those that a step reads between two uses of a layer: they displace its weights from the caches.
+
+    One thread reads a part of them before each product. Meanwhile the others fall asleep, as in a step, whose small
+    operations are between two products; else waking them would look cheap.
+    """
 
     def __init__(self, size: int) -> None:
         self.size = min(size, MAX_OTHER_BYTES)
 
     @cached_property
-    def values(self) -> Tensor:
-        return torch.ones(self.size // 8, dtype=torch.int64)
+    def parts(self) -> Iterator[Tensor]:
+        return cycle(torch.ones(self.size // 8, dtype=torch.int64).tensor_split(PARTS))
 
     def read(self) -> object:
-        return self.values.sum()
+        with thread_limit(1):
+            return next(self.parts).sum()
 
 
 def product_task(shape: torch.Size, ways: Mapping[str, Way], rows: int, others: OtherWeights) -> Task:

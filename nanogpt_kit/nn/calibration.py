@@ -80,19 +80,19 @@ def time_candidates(task: Task, seconds: float) -> dict[str, float]:
     for name in [name for name in first if name != task.rule and first[name] > HOPELESS * min(first.values())]:
         del calls[name]
     repeats = {name: max(1, math.ceil(MIN_SAMPLE / max(first[name], 1e-9))) for name in calls}
-    before_round = task.before_round or (lambda: None)
-    if task.before_round:
+    before_call = task.before_call or (lambda: None)
+    if task.before_call:
         repeats = dict.fromkeys(calls, 1)
-    of_round = sample(before_round, 1) + sum(repeats[name] * first[name] for name in calls)
+    of_round = len(calls) * sample(before_call, 1) + sum(repeats[name] * first[name] for name in calls)
     rounds = min(MAX_ROUNDS, int((seconds - (time.perf_counter() - began)) / of_round))
     if rounds < MIN_ROUNDS:
         return {}
     samples: dict[str, list[float]] = {name: [] for name in calls}
     waiting = CoreWaiting()
     for index in range(rounds):
-        names = list(calls) if index % 2 else list(reversed(calls))
-        before_round()
+        names = list(calls) if index % 2 or task.before_call else list(reversed(calls))
         for name in names:
+            before_call()
             samples[name].append(sample(calls[name], repeats[name]))
         waiting.check()
         if index + 1 >= MIN_ROUNDS and time.perf_counter() - began > seconds:  # the first calls were faster
