@@ -22,13 +22,14 @@ from nanogpt_kit.nn import calibration, measured_choices
 from nanogpt_kit.nn.measured_choices import calibration_file, current_conditions
 from nanogpt_kit.train import session
 
-WIDTH = 256  # layers of 65,536 weights and more are measured
+WIDTH, SIZE = 256, 65_536  # layers of so many weights are measured here
 
 
 @pytest.fixture
 def measures(monkeypatch: pytest.MonkeyPatch) -> None:
     """Products are measured, and other work of the machine that runs the tests does not matter."""
     monkeypatch.delenv("NANOGPT_KIT_CALIBRATION")
+    monkeypatch.setattr(product_choice, "MIN_MEASURED_SIZE", SIZE)
     monkeypatch.setattr(measured_choices, "spent", 0.0)
     monkeypatch.setattr(measured_choices, "BUDGET_SECONDS", 20.0)
     monkeypatch.setattr(calibration, "MAX_WAITING", 1e9)
@@ -53,7 +54,7 @@ def taking(way: Way, seconds: Callable[[Tensor], float]) -> Way:
 def names_of_ways(model: DecodingModel) -> set[str]:
     """Of layers that are large enough to be measured."""
     parts = [part for part in model.modules() if isinstance(part, PackedLinear)]
-    return {part.way.name for part in parts if part.weight.numel() >= product_choice.MIN_MEASURED_SIZE}
+    return {part.way.name for part in parts if part.weight.numel() >= SIZE}
 
 
 @pytest.mark.parametrize("precision", ["auto", "fp32"])
