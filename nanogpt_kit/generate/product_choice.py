@@ -21,7 +21,7 @@ MIN_PRODUCTS_PER_THREAD = 16_000_000  # of several vectors: at 9 million (0.14 m
 MAX_MEASURED_WEIGHTS = 2_400_000  # of a candidate: FBGEMM takes 20 ns to pack one (Zen 4)
 MAX_OTHER_BYTES = 1 << 27  # more than caches hold: 32 MiB here (Zen 4), 105 of the largest Xeons with AMX
 PARTS = 4  # in which they are read; a task has about as many candidates or more
-MIN_MEASURED_SIZE = 1_000_000  # weights of a layer; at 590,000 10 calibrations named three products (Zen 4)
+MIN_MEASURED_SIZE = 1_000_000  # weights of a layer; at 590,000 ten calibrations named four products (Zen 4)
 
 Ways = Mapping[torch.Size, Way]  # by the shape of the weight
 
