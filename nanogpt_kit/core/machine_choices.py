@@ -28,6 +28,7 @@ class Task:
 
     name: str
     candidates: Mapping[str, Candidate]  # by name; what they make is small and cheap, and dropped once measured
+    before_call: Callable[[], object] | None = None  # such as reading other memory; then no call is repeated at once
 
     @property
     def rule(self) -> str:

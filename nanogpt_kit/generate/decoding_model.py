@@ -50,7 +50,8 @@ class DecodingModel(nn.Module):
         self.mean_products, products = count_linear_multiplications(model)
         packed = [part for part in self.model.modules() if isinstance(part, PackedLinear)]
         self.weight_bytes = products * self.dtype.itemsize  # read for each token; norms and embeddings not counted
-        self.weight_bytes += sum((part.itemsize - self.dtype.itemsize) * part.weight.numel() for part in packed)
+        for part in packed:
+            self.weight_bytes += (part.way.dtype.itemsize - self.dtype.itemsize) * part.weight.numel()
         self.idle_caches: list[StaticCache] = []  # compiled for, and not in use
         if not self.is_copy and self.compile_mode == "graph":
             self.compile_mode = "off"  # a model sharded over processes communicates, which no graph records

@@ -46,8 +46,8 @@ class PackedLinear(LinearSubstitute):
     def __init__(self, layer: nn.Linear, way: Way, rows: int) -> None:
         super().__init__(layer)
         bias = None if layer.bias is None else layer.bias.detach()
+        self.way = way
         self.product = way.product(layer.weight.detach(), bias, rows)
-        self.itemsize = way.dtype.itemsize  # bytes of a weight
         self.packs_prompts = way.dtype == torch.bfloat16
 
     def forward(self, x: Tensor) -> Tensor:

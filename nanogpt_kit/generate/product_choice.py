@@ -2,25 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from functools import partial
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import cached_property, partial
 from itertools import cycle
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from nanogpt_kit.core.machine_choices import NO_CHOICES, MachineChoices, Task
 from nanogpt_kit.generate.products import Way, has_fbgemm_fp16, ways_to_multiply
+from nanogpt_kit.generate.thread_count import thread_limit
 from nanogpt_kit.nn.arithmetic import multiplies_bf16
 from nanogpt_kit.nn.measured_choices import with_measured
 from nanogpt_kit.nn.parts import HeadLinear
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 MIN_PRODUCTS_PER_THREAD = 16_000_000  # of several vectors: at 9 million (0.14 ms) a second thread cost, at 38 it gained
-MEASURED_WEIGHTS = (
-    2_400_000  # of a candidate: more than a core's own cache holds; FBGEMM takes 20 ns to pack one (Zen 4)
-)
-MIN_MEASURED_SIZE = 65_536  # weights of a layer: smaller ones take a few us in any way
+MAX_MEASURED_WEIGHTS = 2_400_000  # of a candidate: FBGEMM takes 20 ns to pack one (Zen 4)
+MAX_OTHER_BYTES = 1 << 27  # more than caches hold: 32 MiB here (Zen 4), 105 of the largest Xeons with AMX
+PARTS = 4  # in which they are read; a task has about as many candidates or more
+MIN_MEASURED_SIZE = 1_000_000  # weights of a layer; at 590,000 ten calibrations named four products (Zen 4)
 
 Ways = Mapping[torch.Size, Way]  # by the shape of the weight
 
@@ -43,8 +44,9 @@ def choose_ways(layers: Sequence[nn.Linear], dtypes: Sequence[torch.dtype], rows
     """The way for each shape of weights among `layers`."""
     shapes = {layer.weight.shape: isinstance(layer, HeadLinear) for layer in layers}
     possible = {shape: possible_ways(shape, is_head, dtypes, rows, threads) for shape, is_head in shapes.items()}
+    others = OtherWeights(2 * sum(layer.weight.numel() for layer in layers))  # in 16 bits
     tasks = {
-        shape: product_task(shape, ways, rows)
+        shape: product_task(shape, ways, rows, others)
         for shape, ways in possible.items()
         if len(ways) > 1 and shape.numel() >= MIN_MEASURED_SIZE
     }
@@ -68,24 +70,43 @@ def possible_ways(
     return {name: way for name, way in ways.items() if name == rule or not (is_head and way.rounds_results)}
 
 
-def product_task(shape: torch.Size, ways: Mapping[str, Way], rows: int) -> Task:
-    """The time of a layer's product, or of its first results' where it is large, read after other layers."""
+class OtherWeights:
+    """Those that a step reads between two uses of a layer: they displace its weights from the caches.
+
+    One thread reads a part of them before each product. Meanwhile the others fall asleep, as in a step, whose small
+    operations are between two products; else waking them would look cheap.
+    """
+
+    def __init__(self, size: int) -> None:
+        self.size = min(size, MAX_OTHER_BYTES)
+
+    @cached_property
+    def parts(self) -> Iterator[Tensor]:
+        return cycle(torch.ones(self.size // 8, dtype=torch.int64).tensor_split(PARTS))
+
+    def read(self) -> object:
+        with thread_limit(1):
+            return next(self.parts).sum()
+
+
+def product_task(shape: torch.Size, ways: Mapping[str, Way], rows: int, others: OtherWeights) -> Task:
+    """The time of a layer's product, or of its first results' where it is large, with weights from where they are while
+    a model decodes."""
     results, features = shape
-    measured = torch.Size([min(results, max(1, MEASURED_WEIGHTS // features)), features])
+    measured = torch.Size([min(results, max(1, MAX_MEASURED_WEIGHTS // features)), features])
     types = " or ".join(dict.fromkeys(str(way.dtype).removeprefix("torch.") for way in ways.values()))
     threads = max(way.threads for way in ways.values())
     name = f"decoding, {rows} x {features} features to {results} by {types} on {threads} threads"
-    return Task(name, {key: partial(product_call, way, measured, rows) for key, way in ways.items()})
+    name += f" after {others.size / 1e6:.0f} MB"
+    return Task(name, {key: partial(product_call, way, measured, rows) for key, way in ways.items()}, others.read)
 
 
 @torch.inference_mode()
 def product_call(way: Way, shape: torch.Size, rows: int) -> Callable[[], object]:
-    x = torch.ones(rows, 1, shape[1])
-    copies = max(1, MEASURED_WEIGHTS // shape.numel())
-    products = cycle([way.product(torch.full(shape, 0.01), None, rows) for _ in range(copies)])
+    x, product = torch.ones(rows, 1, shape[1]), way.product(torch.full(shape, 0.01), None, rows)
 
     def call() -> object:
         with torch.inference_mode():
-            return next(products)(x)
+            return product(x)
 
     return call

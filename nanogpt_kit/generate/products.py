@@ -4,9 +4,9 @@ Decoding waits for memory, so the layout of the weights decides, and whether one
 weights on two cores of an AMD EPYC (Zen 4; a plain read 26 to 33 on one core, 29 to 32 on two) for one vector, layers
 from 768 to 2304 features, 768 to 768, 3072 to 768, and 768 to 50,304; threads that sleep while they wait:
 
-    one thread    fp16: fbgemm 25, 26, 23, 28; mv 18, 16, 21, 19          bf16 mv 4, 4, 9, 5
+    one thread    fp16: fbgemm 25, 26, 23, 28    bf16 mv 4, 4, 9, 5
                   fp32: rows 11, 10, 15, 11; columns 17, 12, 13, 21; onednn 15, 14, 19, 16
-    two threads   fp16: fbgemm on threads 20, 12, 23, 31; mv 23, 13, 27, 26
+    two threads   fp16: fbgemm on threads 20, 12, 23, 31
                   fp32: rows 11, 11, 15, 12; columns 17, 13, 14, 22; parts 23, 16, 20, 29; onednn 22, 16, 23, 26
 
 On two cores of a Xeon with AMX (a plain read 10 and 14 to 15) fbgemm reads 6, 7 and 10 (768 to 2304, 3072 to 768, and
@@ -79,8 +79,7 @@ def ways_of_type(dtype: torch.dtype, size: int, rows: int, threads: int) -> list
             return [Way("fp16", dtype, cast_product(dtype), threads, rounds_results=True)]
         direct = [Way("fbgemm", dtype, fbgemm_product, 1)] if rows <= MAX_DIRECT_ROWS and has_direct_fbgemm() else []
         on_all = [Way("fbgemm on threads", dtype, fbgemm_threads_product, threads)] if threads > 1 or not direct else []
-        scaled = [Way("fp16", dtype, fp16_scaled_product, threads, rounds_results=True)] if rows == 1 else []
-        return [*direct, *on_all, *scaled]
+        return [*direct, *on_all]
     is_short = dtype == torch.bfloat16
     name = "bf16" if is_short else "fp32"
     by_rows = Way(name, dtype, cast_product(dtype), threads, is_short)
@@ -107,20 +106,6 @@ def fbgemm_threads_product(weight: Tensor, bias: Tensor | None, rows: int) -> Pr
     packed = torch.ops.quantized.linear_prepack_fp16(weight, bias)
     product = torch.ops.quantized.linear_dynamic_fp16.default
     return lambda x: product(x, packed)
-
-
-def fp16_scaled_product(weight: Tensor, bias: Tensor | None, rows: int) -> Product:
-    """A vector times fp16 weights, scaled so that neither it nor the result exceeds what fp16 can hold."""
-    short = weight.half()
-
-    def product(x: Tensor) -> Tensor:
-        if x.numel() != weight.size(1):
-            return F.linear(x, weight, bias)
-        largest = x.abs().amax().clamp_(min=1e-30)
-        y = torch.mv(short, (x / largest).half().view(-1)).float().mul_(largest).view(*x.shape[:-1], -1)
-        return y if bias is None else y.add_(bias)
-
-    return product
 
 
 def fp32_column_product(weight: Tensor, bias: Tensor | None, rows: int) -> Product:

@@ -22,6 +22,7 @@ CLEARLY_FASTER = 0.95  # of the time of the rule's candidate; less is a tie, whi
 # Beyond these the machine was doing something else meanwhile. Two idle cores of an AMD EPYC (Zen 4): 0.01 to 0.07 and
 # 0.03 to 0.19 for products of a small network in two threads.
 MAX_WAITING = 0.15  # time for which threads of this process were ready but had no core, by the time that was measured
+WAKING = 1e-4  # seconds that a thread may wait each time that it is woken: 20 to 100 us on idle cores (Zen 4)
 MAX_SPREAD = 0.3  # median distance from the median, by the median
 MIN_ELAPSED = 0.04  # seconds, before which a single pause of some ms would decide
 
@@ -90,18 +91,24 @@ def time_candidates(task: Task, seconds: float) -> dict[str, float]:
     waiting.check()
     if len(calls) == 1:  # decided
         return found
+    before_call = task.before_call or (lambda: None)
     repeats = {name: max(1, math.ceil(MIN_SAMPLE / max(found[name], 1e-9))) for name in calls}
-    of_round = sum(repeats[name] * found[name] for name in calls)
+    if task.before_call:
+        repeats = dict.fromkeys(calls, 1)
+    of_round = len(calls) * sample(before_call, 1) + sum(repeats[name] * found[name] for name in calls)
     rounds = min(MAX_ROUNDS, int((deadline - time.perf_counter()) / of_round))
     if rounds < MIN_ROUNDS:
         return {}
     samples: dict[str, list[float]] = {name: [] for name in calls}
     waiting = CoreWaiting()
     for index in range(rounds):
-        names = list(calls) if index % 2 else list(reversed(calls))
+        names = list(calls) if index % 2 or task.before_call else list(reversed(calls))
         for name in names:
+            before_call()
             samples[name].append(sample(calls[name], repeats[name]))
         waiting.check()
+        if index + 1 >= MIN_ROUNDS and time.perf_counter() > deadline:  # the first calls were faster
+            break
     for name, times in samples.items():
         check_spread(f"{task.name}: {name}", times)
         found[name] = statistics.median(times)
@@ -150,15 +157,17 @@ class CoreWaiting:
 
 
 def waited_seconds() -> float:
-    """Seconds for which the living threads of this process waited for a core; 0 where the system does not say."""
-    total = 0
+    """Seconds for which the living threads of this process waited for a core, without the time to wake them; 0 where
+    the system does not say."""
+    total = 0.0
     try:
         for thread in os.listdir("/proc/self/task"):
             try:
                 with open(f"/proc/self/task/{thread}/schedstat", "rb") as file:
-                    total += int(file.read().split()[1])
+                    _, waited, turns = map(int, file.read().split())  # nanoseconds of running and waiting
+                    total += waited / 1e9 - WAKING * turns
             except FileNotFoundError:  # it has ended meanwhile
                 continue
-    except (OSError, ValueError, IndexError):
+    except (OSError, ValueError):
         return 0.0
-    return total / 1e9
+    return total

@@ -28,6 +28,7 @@ from nanogpt_kit.generate.static_cache import StaticCache, static_capacity
 from nanogpt_kit.generate.threads import ThreadedDecoder, count_thread_chunks
 from nanogpt_kit.nn.parameter_shapes import parameter_shapes
 from nanogpt_kit.testing.conformance import ignore_torch_warnings
+from tests.components.test_gpt import built, reference_logits
 from tests.pairwise import pairwise_cases
 from tests.seams.components.differential import Differential
 from tests.seams.components.mingru import MinGRU
@@ -211,15 +212,31 @@ def test_a_refilled_text_sees_its_newer_half_anew(parts: dict[str, Any]) -> None
 
 
 @pytest.mark.parametrize("on_overflow", ["exact", "refill", "rolling"])
-@pytest.mark.parametrize("packed", [False, True])
-def test_a_text_is_the_same_alone_and_among_seventeen(on_overflow: str, packed: bool) -> None:
+@pytest.mark.parametrize("precision", [None, "fp32", "auto"])
+def test_a_text_is_the_same_alone_and_among_seventeen(on_overflow: str, precision: str | None) -> None:
     model = untrained(position="rope").float()
     prompts = prompts_of(*range(1, 18))
     options = {"on_overflow": on_overflow, "samplers": [Temperature(value=1.0)]}
-    together = written(DecodingModel(model, "fp32", 17) if packed else model, prompts, 20, **options)
-    alone = DecodingModel(model, "fp32", 1) if packed else model
+    together = written(DecodingModel(model, precision, 17) if precision else model, prompts, 20, **options)
+    alone = DecodingModel(model, precision, 1) if precision else model
     for row, prompt in enumerate(prompts):
         assert written(alone, [prompt], 20, seeds=[5 + row], **options) == [together[row]]
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("bias", [True, False])
+def test_the_greedy_text_is_that_of_a_plain_gpt2(bias: bool) -> None:
+    """In fp32, and beyond the context as nanoGPT's `generate` goes on: with the last block of tokens."""
+    model = built(bias=bias)
+    weights, block = dict(model.named_parameters()), model.block_size
+    for name, weight in weights.items():
+        weight.mul_(2 if "weight" in name else 1)  # so that each token depends on those before it
+    ids = [5, 2]
+    for _ in range(40):
+        ids.append(int(reference_logits(weights, torch.tensor([ids[-block:]]))[0, -1].argmax()))
+    assert len(set(ids)) > 10
+    greedy = {"on_overflow": "exact", "samplers": [Temperature(value=0.0)], "block_size": block}
+    assert written(DecodingModel(model, "fp32", 1), [[5, 2]], 40, **greedy) == [ids[2:]]
 
 
 def test_texts_that_are_kept_go_on_as_if_nothing_had_happened() -> None:

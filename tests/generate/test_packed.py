@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import threading
-import time
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -18,7 +16,6 @@ from nanogpt_kit.components.model.gpt import GPT
 from nanogpt_kit.generate import product_choice, products
 from nanogpt_kit.generate.decoding_model import DecodingModel
 from nanogpt_kit.generate.packed_linear import PackedLinear
-from nanogpt_kit.nn import calibration, measured_choices
 from nanogpt_kit.nn.parameter_shapes import parameter_shapes
 from nanogpt_kit.train.recomputation import checkpoint_activations
 
@@ -206,52 +203,6 @@ def test_every_way_to_multiply_computes_what_a_linear_layer_does(shape: tuple[in
         assert found.shape == expected.shape
         assert (found - expected).abs().max() < near * expected.abs().max(), name
         assert torch.get_num_threads() == threads, name
-
-
-@torch.no_grad()
-def test_fp16_products_hold_vectors_beyond_the_range_of_fp16() -> None:
-    weight, x = torch.full((3, 8), 100.0), torch.full((1, 1, 8), 1e6)
-    assert torch.equal(products.fp16_scaled_product(weight, None, 1)(x), F.linear(x, weight))
-
-
-class SlowWay(products.Way):
-    def product(self, weight: Tensor, bias: Tensor | None, rows: int) -> products.Product:
-        inner = super().product(weight, bias, rows)
-
-        def call(x: Tensor) -> Tensor:
-            time.sleep(0.002)
-            return inner(x)
-
-        return call
-
-
-@pytest.mark.parametrize("slow", ["fp32 by columns", "fp32"])
-def test_a_slow_product_is_not_chosen(slow: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def planted(dtypes: Any, size: int, rows: int, threads: int) -> dict[str, products.Way]:
-        ways = products.ways_to_multiply([torch.float32], size, rows, 1)
-        others = {name: way for name, way in ways.items() if name in ("fp32 by columns", "fp32")}
-        names = [slow, *(name for name in others if name != slow)]  # the rule takes the slow one
-        return {name: SlowWay(**vars(others[name])) if name == slow else others[name] for name in names}
-
-    monkeypatch.delenv("NANOGPT_KIT_CALIBRATION")
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    monkeypatch.setattr(measured_choices, "spent", 0.0)
-    monkeypatch.setattr(calibration, "MAX_WAITING", 1e9)  # this test's machine may be busy
-    monkeypatch.setattr(calibration, "MAX_SPREAD", 1e9)
-    monkeypatch.setattr(product_choice, "ways_to_multiply", planted)
-    layer = nn.Linear(256, 512)
-    chosen = product_choice.choose_ways([layer], [torch.float32], 1, 1)
-    assert chosen[layer.weight.shape].name != slow
-
-
-def test_logits_are_not_rounded_to_16_bits_where_another_product_is_faster() -> None:
-    dtypes = [torch.float16, torch.bfloat16, torch.float32]
-    head, inner = (
-        list(product_choice.possible_ways(torch.Size([512, 256]), is_head, dtypes, 1, 2).values())
-        for is_head in (True, False)
-    )
-    assert any(way.rounds_results for way in inner)
-    assert not any(way.rounds_results for way in head[1:])
 
 
 @torch.no_grad()

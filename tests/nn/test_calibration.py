@@ -119,6 +119,13 @@ def test_candidates_take_turns_so_that_a_drift_meets_all(clock: Clock) -> None:
     assert rounds.count("a") == rounds.count("b") == calibration.MAX_ROUNDS
 
 
+def test_no_call_is_repeated_where_a_task_does_something_before_a_call(clock: Clock) -> None:
+    quick = {name: clock.taking(name, 0.0001) for name in "ab"}  # of which five would be a sample
+
+    measure([Task("t", quick, lambda: clock.calls.append("|"))], 2.0)
+    assert "".join(clock.calls)[5:].startswith("|a|b|a|b|a|b")
+
+
 def test_measuring_keeps_to_its_budget(clock: Clock) -> None:
     tasks = [
         Task(f"t{index}", {"rule": clock.taking("rule", 0.02), "other": clock.taking("other", 0.01)})
