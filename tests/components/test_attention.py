@@ -95,10 +95,12 @@ def test_every_view_can_be_trained_with_dropout(scene: str, window: int | None) 
     """On a CPU it is written out then; a query without keys gives zeros, and no NaN in the gradients."""
     suite = AttentionConformance()
     view = suite.view(scene)
-    inputs = [x.requires_grad_() for x in suite.inputs(view)]
+    q, k, v = inputs = suite.inputs(view)
+    for x in inputs:
+        x.requires_grad_()
     module = SDPA(window=window).build(replace(suite.context, dropout=1e-12))  # drops nothing, but could
     y = module(*inputs, view)
-    torch.testing.assert_close(y, plain_softmax(*inputs, view, window).float(), rtol=0, atol=1e-5)
+    torch.testing.assert_close(y, plain_softmax(q, k, v, view, window).float(), rtol=0, atol=1e-5)
     expected = torch.autograd.grad(Naive(window=window).build(suite.context)(*inputs, view).sum(), inputs)
     torch.testing.assert_close(torch.autograd.grad(y.sum(), inputs), expected, rtol=0, atol=1e-5)
 
@@ -110,7 +112,7 @@ CPU = RunContext(device="cpu", precision="bf16", world_size=1, splits=("train", 
 def computed(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Which way each call of attention was computed."""
     calls: list[str] = []
-    functions = ("blocks", sdpa, "attend_in_blocks"), ("fused", sdpa.F, "scaled_dot_product_attention")
+    functions = ("blocks", sdpa, "attend_in_blocks"), ("fused", torch.nn.functional, "scaled_dot_product_attention")
     for name, place, function in functions:
         real = getattr(place, function)
 

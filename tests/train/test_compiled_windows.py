@@ -36,7 +36,7 @@ def test_ten_windows_are_compiled_for_three_times(attention: str, monkeypatch: p
     monkeypatch.setattr(causal_blocks, "BLOCK", 2)
     name, _, in_blocks = attention.partition(" ")
     part = {"use": name, "window": 2} | ({"backend": "math"} if in_blocks else {})
-    options = GPT(n_layer=1, n_head=2, n_embd=8, block_size=T, attention=part)  # type: ignore[arg-type]
+    options = GPT(n_layer=1, n_head=2, n_embd=8, block_size=T, attention=part)
     torch.manual_seed(1)
     model, plain = (options.build(ModelContext(vocab_size=11)) for _ in range(2))
     plain.load_state_dict(model.state_dict())
