@@ -23,7 +23,9 @@ class CombinedOptimizer(torch.optim.Optimizer):
     """
 
     def __init__(self, parts: list[torch.optim.Optimizer]) -> None:
-        self.parts = [one for part in parts for one in (part.parts if isinstance(part, CombinedOptimizer) else [part])]
+        self.parts: list[torch.optim.Optimizer] = []
+        for part in parts:
+            self.parts += part.parts if isinstance(part, CombinedOptimizer) else [part]
         super().__init__([group for part in self.parts for group in part.param_groups], {})
         self._share_state()
         parameters = [parameter for group in self.param_groups for parameter in group["params"]]

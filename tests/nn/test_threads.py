@@ -58,7 +58,7 @@ def test_all_calls_are_made_where_several_raise_and_the_first_error_is_raised() 
         raise ValueError(str(name))
 
     for _ in range(2):  # the threads are used again
-        with pytest.raises(ValueError, match="[0123]"):
+        with pytest.raises(ValueError, match=r"[0123]"):
             call_concurrently([partial(call, name) for name in range(4)], threads=2)
     assert sorted(made) == sorted([*range(4)] * 2)
 
