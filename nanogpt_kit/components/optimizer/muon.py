@@ -149,7 +149,7 @@ def batches(equal: dict[Shape, list[Matrix]], threads: int) -> Iterator[tuple[Sh
 
 
 def work_of(shape: Shape, matrices: list[Matrix]) -> int:
-    """Multiplications of a step of Newton and Schulz, but for a factor."""
+    """In proportion to the multiplications of a step of Newton and Schulz."""
     return sum(parameter.numel() for parameter, *_ in matrices) * min(shape[:2])
 
 
