@@ -12,6 +12,7 @@ from pathlib import Path
 
 # Before torch is loaded: several test processes share the cores, and OpenMP's spinning would stall them all.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+os.environ["NANOGPT_KIT_CALIBRATION"] = "off"  # rules choose, so that a busy machine changes no result
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # models of the tests are so small that a second thread only costs
 
 import launcher
@@ -46,7 +47,6 @@ def own_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         "XDG_STATE_HOME": "state",
     }.items():
         monkeypatch.setenv(variable, str(tmp_path / folder))
-    monkeypatch.setenv("NANOGPT_KIT_CALIBRATION", "off")  # rules choose, so that a busy machine changes no result
     monkeypatch.setenv("NANOGPT_KIT_CONSENTED", "")  # and what a test consents to ends with it
 
 

@@ -21,12 +21,12 @@ from nanogpt_kit.nn.splitmix import hash_of_sequence
 class TrainingPass:
     """A forward and backward pass over consecutive windows of the batch of all ranks.
 
-    A layer may be called several times in it: each call has masks of its own. What the backward pass computes again,
+    A layer may be called several times in it: each call has its own masks. What the backward pass computes again,
     to save memory, has the calls of the forward pass.
     """
 
     _of_thread = threading.local()
-    _whole: ClassVar[TrainingPass | None] = None  # of any thread: autograd has threads of its own for some devices
+    _whole: ClassVar[TrainingPass | None] = None  # of any thread: for some devices autograd has its own threads
 
     def __init__(self, seed: int, step: int, first_window: int, n_windows: int) -> None:
         self.seed, self.step = seed, step

@@ -88,7 +88,7 @@ class FusedAttention(nn.Module):
         plain = view.causal_square and view.slopes is None
         dropout, on_cpu = self.drop.p if self.training else 0.0, q.device.type == "cpu"
         in_blocks = self.backend == "math" or (self.backend == "auto" and on_cpu and self.in_blocks.get(q.dtype, False))
-        if (plain and in_blocks) or (dropout and on_cpu):  # there fused kernels draw masks of their own
+        if (plain and in_blocks) or (dropout and on_cpu):  # there fused kernels draw other masks
             window = None if fits and view.causal_square else self.window
             return attend_in_blocks(q, k, v, view, window, self.drop)
         fused = partial(F.scaled_dot_product_attention, dropout_p=dropout, enable_gqa=k.size(1) != q.size(1))
