@@ -12,6 +12,7 @@ ROOT = Path(nanogpt_kit.__file__).parent
 
 # Packages of others that take long to import, or that exist on some systems only (readline, resource).
 SLOW = {
+    "getpass",  # its C library waits for those of torch, where another thread loads them
     "datasets",
     "huggingface_hub",
     "numpy",

@@ -227,7 +227,7 @@ def find_yardstick(yardsticks: Mapping[str, str], metric: str) -> str:
 
 
 def user_name() -> str:
-    import getpass  # its C library waits for those of torch, which another thread loads
+    import getpass
 
     try:
         return getpass.getuser()

@@ -21,7 +21,7 @@ from nanogpt_kit.runs.folder import RunFolder
 from nanogpt_kit.runs.machine_choices import record_choices
 from nanogpt_kit.runs.status import EndedBy, State, cause_of, error_chain, origin_of
 from nanogpt_kit.system.writing import write_atomically
-from nanogpt_kit.train.context import checked_device
+from nanogpt_kit.train.context import resolve_run_context
 from nanogpt_kit.train.evaluation import eval_mode, publish_samples
 from nanogpt_kit.train.identity_record import update_identity
 from nanogpt_kit.train.memory import is_out_of_memory
@@ -62,7 +62,9 @@ def run(
     if world.rank:
         logging.getLogger("nanogpt_kit").setLevel(logging.WARNING)  # rank 0 logs for all
     with ExitStack() as stack:
-        stack.enter_context(world.joined(checked_device(experiment)))
+        ctx, _ = resolve_run_context(experiment, world.size)
+        experiment.check_context(ctx)  # before the processes wait for each other
+        stack.enter_context(world.joined(ctx.device))
         found = run_to_resume(experiment, resume, trust_code, world, accept_versions)
         experiment, resumed = (found.experiment, found.folder) if found else (experiment, None)
         placement = Placement.choose(stack, experiment, world, resumed)

@@ -169,9 +169,9 @@ def test_sample_writes_from_a_run(tiny: Path, command: Callable[..., object]) ->
     assert two.startswith("7 times")
     assert one != two
     assert command(*words).out == first.out
-    hot = command(*words, "sampler.0.value=2.5")
-    assert hot.out != first.out
-    assert command(*words, "sampler.temperature=2.5").out == hot.out
+    cold = command(*words, "sampler.0.value=0.02")
+    assert cold.out != first.out
+    assert command(*words, "sampler.temperature=0.02").out == cold.out
     nucleus = command(*words, "sampler.top_p=0.3")
     assert nucleus.out not in ("", first.out)
     assert "note: sampler: top_p (command line) appended; the list is now temperature, top_k, top_p" in nucleus.err

@@ -26,6 +26,7 @@ TABLE = {
     f"{NEWEST}/manifest.json": ((BEFORE, BEFORE), (BEFORE, BEFORE)),
     "experiment.toml": (("experiment.toml:", "experiment.toml"), ("experiment.toml:", "experiment.toml")),
     "provenance.json": (("provenance.json", "provenance.json"), ("", "")),
+    "machine_choices.json": (("machine_choices.json", "machine_choices.json"), ("", "")),
     "metrics.jsonl": (("metrics.jsonl", ""), ("", "")),  # its end may be torn by a kill, its middle may not
     "status.json": (("", ""), ("", "")),  # it says what was, and nothing of a resume depends on it
     "samples.txt": (("", ""), ("", "")),  # people read it

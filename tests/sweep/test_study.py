@@ -582,7 +582,7 @@ def test_a_controller_lets_go_of_a_trial_that_another_machine_has_ended(
     study = opened(space_of(tmp_path, "trials = 1"), storage, tmp_path / "sweep")
     controller = controller_of(study)
     killed: list[int] = []
-    monkeypatch.setattr(TrialProcess, "poll", TrialProcess.send_heartbeat)
+    monkeypatch.setattr(TrialProcess, "poll", lambda work, must_wait: work.send_heartbeat())
     monkeypatch.setattr(TrialProcess, "kill", lambda work: killed.append(work.index))
     assert numbers(next_of(controller)) == [0]
     study.optuna_study.tell(0, 1.5)  # it had taken this one for lost

@@ -208,7 +208,14 @@ def test_a_study_keeps_the_choices_of_the_runs_that_it_reuses(tiny: Path, measur
 
 
 def test_recorded_threads_hold_on_a_machine_with_other_cores(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    ctx = RunContext(device="cpu", precision="fp32", world_size=1, splits=("train", "val"), block_size=16)
+    ctx = RunContext(
+        device="cpu",
+        precision="fp32",
+        world_size=1,
+        splits=("train", "val"),
+        block_size=16,
+        machine=MachineChoices(),
+    )
     one = experiment(tiny)
     here = cores.CoreAllocation.choose(one, ctx, 256)
     [task] = ctx.machine.used.keys() & {key for key in ctx.machine.used if key.startswith("cores")}
