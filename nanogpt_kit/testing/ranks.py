@@ -40,9 +40,15 @@ def run_on_ranks(world_size: int, function: Callable[[int], Any], joined: bool =
         files = [Path(folder) / str(rank) for rank in range(world_size)]
         port = free_port()
         children = [fork_rank(rank, world_size, port, function, file, joined) for rank, file in enumerate(files)]
-        wait_for(children)
+        unfinished = wait_for(children)
         answers = [torch.load(file, weights_only=False) if file.exists() else "it was killed" for file in files]
-    failures = [f"rank {rank} of {world_size}: {one}" for rank, one in enumerate(answers) if isinstance(one, str)]
+    failures = [
+        f"rank {rank} of {world_size}: {one}"
+        for rank, (one, child) in enumerate(zip(answers, children, strict=True))
+        if isinstance(one, str) and child not in unfinished
+    ]
+    if unfinished and not failures:  # else these wait for one that failed
+        failures = [f"{len(unfinished)} of {len(children)} ranks did not finish: one waits for another"]
     if failures:
         raise RankError(failures[0])
     return [one["returned"] for one in answers if isinstance(one, dict)]
@@ -70,8 +76,8 @@ def fork_rank(rank: int, world_size: int, port: int, function: Callable[[int], A
     os._exit(0)
 
 
-def wait_for(children: list[int]) -> None:
-    """Returns when all processes have ended. Raises RankError where they take too long, and ends them."""
+def wait_for(children: list[int]) -> set[int]:
+    """Returns when all processes have ended. Those that take too long are ended, and returned."""
     waiting, deadline = set(children), time.monotonic() + PATIENCE_SECONDS
     while waiting:
         waiting -= {child for child in waiting if os.waitpid(child, os.WNOHANG)[0]}
@@ -79,5 +85,6 @@ def wait_for(children: list[int]) -> None:
             for child in waiting:
                 os.kill(child, signal.SIGKILL)
                 os.waitpid(child, 0)
-            raise RankError(f"{len(waiting)} of {len(children)} ranks did not finish: one waits for another")
+            break
         time.sleep(0.01)
+    return waiting

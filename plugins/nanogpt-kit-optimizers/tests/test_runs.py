@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import importlib.util
 import os
-import socket
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-import torch.distributed as dist
 import torch.distributed.fsdp  # here, once for all ranks
 from nanogpt_kit_optimizers import polar_express
 
@@ -65,18 +63,12 @@ def test_a_resumed_run_is_bit_for_bit_as_one_without_a_stop(use: str, tmp_path: 
 
 def trained(folder: Path, size: int, *overrides: str) -> tuple[list[float], list[float], dict[str, torch.Tensor]]:
     """Losses of the steps, losses of evaluations and the weights of a run in so many processes."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
 
     def on_rank(rank: int) -> Any:
-        if size > 1:
-            dist.destroy_process_group()  # the run makes its own
-            os.environ.update(LOCAL_WORLD_SIZE=str(size), MASTER_ADDR="127.0.0.1", MASTER_PORT=port)
         run = train_briefly(folder, *overrides)
         return losses(run), losses(run, "val/loss"), None if rank else weights(run)
 
-    return run_on_ranks(size, on_rank)[0]
+    return run_on_ranks(size, on_rank, joined=False)[0]
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="forks its ranks")
