@@ -1,4 +1,4 @@
-"""Generating with the model of an experiment and with nanoGPT's, timed by turns."""
+"""Generating with the model of an experiment and with nanoGPT's, timed in alternation."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Training of an experiment and of nanoGPT, timed by turns."""
+"""Training of an experiment and of nanoGPT, timed in alternation."""
 
 from __future__ import annotations
 

@@ -22,7 +22,7 @@ CLEARLY_FASTER = 0.95  # of the time of the rule's candidate; less is a tie, whi
 # Beyond these the machine was doing something else meanwhile. Two idle cores of an AMD EPYC (Zen 4): 0.01 to 0.07 and
 # 0.03 to 0.19 for products of a small network in two threads.
 MAX_WAITING = 0.15  # time for which threads of this process were ready but had no core, by the time that was measured
-WAKING = 1e-4  # seconds that a thread may wait each time that it is woken: 20 to 100 us on idle cores (Zen 4)
+WAKING = 1e-4  # seconds that a thread may wait each time that it is woken: 8 to 33 us on average if idle (Zen 4)
 MAX_SPREAD = 0.3  # median distance from the median, by the median
 MIN_ELAPSED = 0.04  # seconds, before which a single pause of some ms would decide
 
