@@ -43,7 +43,7 @@ def prepare(
     chosen = load_experiment(experiment, overrides, trust_code)
     from nanogpt_kit.cli.proportions_text import print_proportions, proportions_record
     from nanogpt_kit.data import prepare as preparation
-    from nanogpt_kit.train.before_data import check_source
+    from nanogpt_kit.data.source_check import check_source
 
     check_source(chosen)
     prepared = preparation.prepare(chosen, workers, verify=not verify)

@@ -15,9 +15,10 @@ import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from multiprocessing import parent_process
 from multiprocessing.context import SpawnContext, SpawnProcess
+from multiprocessing.queues import SimpleQueue
 from types import ModuleType, TracebackType
 from typing import Any, Generic, TypeVar
 
@@ -45,7 +46,11 @@ class WorkerPool(Generic[Result]):
         self.work = work
         self.processes: list[SpawnProcess] = []
         context = IsolatedContext(self.processes)
-        self.executor = ProcessPoolExecutor(count, context, initializer=init_worker, initargs=(recipe,))
+        self.recipes: SimpleQueue[EncoderRecipe] = context.SimpleQueue()
+        self.executor = ProcessPoolExecutor(count, context, initializer=init_worker, initargs=(self.recipes,))
+        # Not as an argument: this process would wait for each worker to import the kit before it starts the next one,
+        # since a pipe holds less than a vocabulary.
+        threading.Thread(target=send_recipe, args=(self.recipes, recipe, count), daemon=True).start()
         self.starting = [self.executor.submit(load_encoder) for _ in range(count)]
 
     def __enter__(self) -> WorkerPool[Result]:
@@ -57,6 +62,7 @@ class WorkerPool(Generic[Result]):
             for process in self.processes:
                 process.kill()  # what they hold is also here
         self.executor.shutdown(cancel_futures=True)
+        self.recipes.close()  # ends `send_recipe`, where a worker ended before it had its recipe
         if isinstance(error, BrokenProcessPool):
             raise RunFailed(f"a process that tokenizes has ended unexpectedly{self._exit_code()}") from None
 
@@ -75,6 +81,13 @@ class WorkerPool(Generic[Result]):
         codes = [process.exitcode for process in self.processes if process.exitcode not in (None, 0, -signal.SIGTERM)]
         hint = "; perhaps memory ran out" if -9 in codes else ""
         return f", with exit code {codes[0]}{hint}" if codes else ""
+
+
+def send_recipe(recipes: SimpleQueue[EncoderRecipe], recipe: EncoderRecipe, count: int) -> None:
+    """Puts the recipe into the queue once for each worker, and ends when the queue is closed."""
+    with suppress(OSError, TypeError):  # TypeError: closed between two writes
+        for _ in range(count):
+            recipes.put(recipe)
 
 
 class IsolatedProcess(SpawnProcess):
@@ -121,12 +134,12 @@ def isolated_start() -> Iterator[None]:
 # --- in a worker ---
 
 
-def init_worker(recipe: EncoderRecipe) -> None:
+def init_worker(recipes: SimpleQueue[EncoderRecipe]) -> None:
     global _recipe
-    _recipe = recipe
     signals.ignore_group_signals()
     os.dup2(2, 1)  # to stderr, so that the output of a tokenizer stays out of the command's output
     threading.Thread(target=end_with_parent, daemon=True).start()
+    _recipe = recipes.get()
 
 
 def end_with_parent() -> None:

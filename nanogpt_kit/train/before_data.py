@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
-from functools import partial
-from pathlib import Path
+from collections.abc import Callable
 
 from torch import nn
 
-from nanogpt_kit.core.errors import Fault, KitError, key_parts
+from nanogpt_kit.core.errors import Fault, KitError
 from nanogpt_kit.core.experiment import Experiment
-from nanogpt_kit.core.kinds import Dataset
 from nanogpt_kit.core.options import RunContext
 from nanogpt_kit.core.targets import LEARNING_RATE
-from nanogpt_kit.data.dataset_sources import source_faults, sources_of, with_key
+from nanogpt_kit.data.source_check import check_source, run_checks
 from nanogpt_kit.data.tokenizer_of_run import state_from_run
 from nanogpt_kit.generate.prompt import check_prompt
 from nanogpt_kit.nn.group_matches import freeze_parameters
@@ -95,33 +92,6 @@ def check_model(experiment: Experiment, ctx: RunContext) -> nn.Module | None:
     return module
 
 
-def check_source(experiment: Experiment, resumed: RunFolder | None = None) -> None:
-    """Raises KitError where the text is missing, at the location of the option that names it.
-
-    A path in it may be relative to the folder that a resumed run was started in.
-    """
-    try:
-        run_checks([partial(check_dataset, experiment.dataset, name) for name in sources_of(experiment.dataset)])
-        if experiment.dataset.sources:
-            experiment.dataset.check_source()  # whether they fit together
-    except KitError as error:
-        faults = []
-        for fault in map(with_key, error.faults):
-            location = experiment.location(key_parts(fault.key or "dataset.source"))
-            faults.append(Fault(fault.message, fault.key, fault.location or location))
-        missing = KitError(*faults)
-        started_in = resumed.provenance().folder if resumed else str(Path.cwd())
-        if started_in != str(Path.cwd()):
-            missing.add_note(f"{resumed} was started in {started_in}; continue it in that folder")
-        raise missing from None
-
-
-def check_dataset(dataset: Dataset, name: str) -> None:
-    """Raises KitError where the text of a source is missing, at its own options."""
-    with source_faults(dataset, name):
-        sources_of(dataset)[name].check_source()
-
-
 def check_tokenizer_files(experiment: Experiment) -> None:
     """Raises KitError where a tokenizer is built from a file that is not there, or that may not be read."""
     tokenizer = experiment.tokenizer
@@ -133,19 +103,3 @@ def check_tokenizer_files(experiment: Experiment) -> None:
             reason = "is not readable" if os.path.exists(path) else f"does not exist, relative to {os.getcwd()}"
             location = experiment.location(("tokenizer", option))
             raise KitError(Fault(f"{path!r} {reason}", f"tokenizer.{option}", location))
-
-
-def run_checks(checks: Sequence[Callable[[], object]]) -> None:
-    """Raises KitError with the faults of all checks, each once."""
-    faults: dict[Fault, None] = {}
-    errors: list[KitError] = []
-    for check in checks:
-        try:
-            check()
-        except KitError as error:
-            errors.append(error)
-            faults |= dict.fromkeys(error.faults)
-    if len(errors) == 1:
-        raise errors[0]
-    if errors:
-        raise KitError(*faults)

@@ -311,6 +311,31 @@ def test_a_tokenizer_of_the_kit_starts_in_another_process(
     assert all(process.exitcode is not None for process in pool.processes)
 
 
+# Run by Python before a worker imports anything. Its wait ends in any case, so that a failing test ends, too.
+WAIT_FOR_FILE = """
+import os, time
+for _ in range(200):
+    if os.path.exists({go!r}):
+        break
+    time.sleep(0.05)
+else:
+    open({late!r}, "w").close()
+"""
+
+
+def test_processes_are_started_without_waiting_for_one_to_read_its_vocabulary(
+    tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    go, late = str(tmp_path / "go"), str(tmp_path / "late")
+    (tmp_path / "sitecustomize.py").write_text(WAIT_FOR_FILE.format(go=go, late=late))
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join((str(tmp_path), *filter(None, [os.environ.get("PYTHONPATH")]))))
+    recipe = EncoderRecipe((), {"use": "byte"}, {"more than a pipe holds": "x" * 1_000_000})
+    with WorkerPool(2, recipe, encode_chunk) as pool:
+        Path(go).touch()
+        assert [start.result() for start in pool.starting] == [None, None]
+    assert not Path(late).exists()
+
+
 # --- writing ----------------------------------------------------------------------------------------------------
 
 
