@@ -20,6 +20,7 @@ from nanogpt_kit.comparison.record import Comparison, Measurement
 from nanogpt_kit.core.errors import Fault, KitError
 from nanogpt_kit.core.overrides import COMMAND_LINE
 from nanogpt_kit.core.sections import Sweep
+from nanogpt_kit.data.source_check import run_checks
 from nanogpt_kit.launch.slots import MachineSlot, allocate_slots, hold_slots
 from nanogpt_kit.runs.files import check_inside, check_writable, git_ignored_folder
 from nanogpt_kit.runs.folder import RunFolder, runs_root
@@ -28,7 +29,7 @@ from nanogpt_kit.sweep.study.comparison import ComparisonPlan
 from nanogpt_kit.sweep.study.storage import check_storage_form, open_storage, report_storage_failure
 from nanogpt_kit.sweep.study.study import Study
 from nanogpt_kit.sweep.work.run_study import run_study
-from nanogpt_kit.train.before_data import check_without_running, run_checks
+from nanogpt_kit.train.before_data import check_without_running
 from nanogpt_kit.train.machine import choices_of_study
 from nanogpt_kit.train.precision import choose_device
 from nanogpt_kit.train.stop import StopSignals
