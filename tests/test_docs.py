@@ -286,6 +286,8 @@ WORDS = {
     *("true", "false", "null", "~", "$DATA", "VERB", "\\u001b", "started", "weights", "block_size"),
     *(
         "torch.compile",
+        "encode_ordinary",
+        "encode_ordinary_batch",
         "datasets",
         "nn.Linear",
         "nn.Dropout",
