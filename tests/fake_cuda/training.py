@@ -1,0 +1,44 @@
+"""Steps of the real trainer on the fake device."""
+
+from __future__ import annotations
+
+import tempfile
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+from fake_device import H100  # noqa: F401
+from waits import fake_tensors
+
+from nanogpt_kit.core.experiment import Experiment
+from nanogpt_kit.runs.folder import RunFolder
+from nanogpt_kit.train.setup import Placement, set_up
+from nanogpt_kit.train.stop import StopSignals
+from nanogpt_kit.train.trainer import Trainer
+from nanogpt_kit.train.world import World
+
+LOGGED_STEP = 7
+
+
+def training_steps(experiment: str, overrides: list[str]) -> dict[str, Any]:
+    """What two steps wait for and copy that follow each other and are not logged, and what a logged one waits for."""
+    with ExitStack() as stack:
+        one = Experiment.load(Path(experiment), [*overrides, "train.device=cuda", "train.compile=off"])
+        placement = Placement.choose(stack, one, World())
+        setup, _ = set_up(stack, one, placement, with_weights=False)
+        folder = RunFolder(Path(stack.enter_context(tempfile.TemporaryDirectory())))
+        log = stack.enter_context(fake_tensors())
+        trainer = Trainer(setup, folder, StopSignals())
+        trainer.model.train()
+        devices = {parameter.device.type for parameter in trainer.model.parameters()}
+        trainer.progress.step = 1
+        steps = []
+        for _ in range(3):
+            log.begin()
+            trainer.take_step()
+            steps.append(log.end())
+        trainer.progress.step = LOGGED_STEP - 1
+        log.begin()
+        trainer.take_step()
+        logged = log.end()
+        return {"devices": sorted(devices), "steps": steps[1:], "logged": logged["waits"]}
