@@ -15,6 +15,7 @@ from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
+from torch._higher_order_ops.flex_attention import flex_attention, flex_attention_backward
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -43,6 +44,9 @@ class DeviceLog(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
+        if torch.is_inference_mode_enabled() and func.namespace == "aten" and func._can_decompose():  # elsewhere autograd has done it before
+            with self:
+                return func.decompose(*args, **kwargs)
         if func is aten._local_scalar_dense.default:
             self.note_read(args[0], ".item()")
             return meaningless_value(args[0].dtype)
@@ -69,6 +73,18 @@ class DeviceLog(TorchDispatchMode):
     def note_read(self, tensor: Tensor, what: str) -> None:
         if tensor.device.type == "cuda":
             self.waits.append(f"{what} at {location()}")
+
+
+@flex_attention.py_impl(DeviceLog)
+def log_flex_attention(log: DeviceLog, *args: Any, **kwargs: Any) -> Any:
+    log.operations += 1
+    return flex_attention(*args, **kwargs)
+
+
+@flex_attention_backward.py_impl(DeviceLog)
+def log_flex_attention_backward(log: DeviceLog, *args: Any, **kwargs: Any) -> Any:
+    log.operations += 1
+    return flex_attention_backward(*args, **kwargs)
 
 
 class Event:
@@ -139,10 +155,7 @@ def fake_tensors() -> Iterator[DeviceLog]:
     torch.cuda.Event = Event  # type: ignore[misc, assignment]
     torch.cuda.synchronize = synchronize
     nn.Module.to = move_model  # type: ignore[assignment, method-assign]
-    before = torch._C._only_lift_cpu_tensors()
-    torch._C._set_only_lift_cpu_tensors(True)  # torch.tensor(..., device="cuda") copies what it made on the host
-    try:
-        with FakeTensorMode(allow_non_fake_inputs=True), DeviceLog() as log:
-            yield log
-    finally:
-        torch._C._set_only_lift_cpu_tensors(before)
+    # Torch computes nothing with constants on the device, and makes those of torch.tensor on the host, to copy them
+    FakeTensorMode.avoid_device_init = True  # type: ignore[assignment, method-assign]
+    with FakeTensorMode(allow_non_fake_inputs=True), DeviceLog() as log:
+        yield log

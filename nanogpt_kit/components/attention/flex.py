@@ -57,10 +57,10 @@ class BlockSparseAttention(nn.Module):
 
 def block_mask(view: View, window: int | None, q: Tensor, k: Tensor) -> Any:
     """Which blocks of keys each block of queries attends to."""
-    mask = view.mask(window).expand(q.size(0), 1, -1, -1)
+    mask = view.mask(window)[:, 0].expand(q.size(0), -1, -1)  # an index that is a number would be sent to the device
 
     def attends(b: Tensor, h: Tensor, i: Tensor, j: Tensor) -> Tensor:
-        return mask[b, 0, i, j]
+        return mask[b, i, j]
 
     return create_block_mask(attends, q.size(0), None, q.size(2), k.size(2), device=str(q.device))
 
