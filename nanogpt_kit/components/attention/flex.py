@@ -70,14 +70,18 @@ def penalty(view: View) -> Callable[..., Tensor] | None:
     if view.slopes is None:
         return None
     slopes = view.slopes.float()
-    queries, keys = view.query_positions, view.key_positions
-    by_query_row, by_key_row = queries.size(0) > 1, keys.size(0) > 1  # else all rows have the same positions
+    query_at, key_at = position_at(view.query_positions), position_at(view.key_positions)
 
     def score_mod(score: Tensor, b: Tensor, h: Tensor, i: Tensor, j: Tensor) -> Tensor:
-        distance = keys[b if by_key_row else 0, j] - queries[b if by_query_row else 0, i]
-        return score + slopes[h] * distance
+        return score + slopes[h] * (key_at(b, j) - query_at(b, i))
 
     return score_mod
+
+
+def position_at(positions: Tensor) -> Callable[[Tensor, Tensor], Tensor]:
+    """The position at an index of a row of positions (1 or B, T), which are the same in all rows where there is one."""
+    of_all_rows = positions[0] if positions.size(0) == 1 else None  # by a number: flex would send it to the device
+    return lambda row, index: positions[row, index] if of_all_rows is None else of_all_rows[index]
 
 
 def attend(*args: Any, **kwargs: Any) -> Any:
