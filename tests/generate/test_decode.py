@@ -105,17 +105,13 @@ def by_recomputation(model: nn.Module, prompt: list[int], samplers: list[Sampler
 
 @pytest.mark.parametrize(
     ("name", "prompt"),
-    [
-        pytest.param(name, prompt, marks=pytest.mark.slow if name == "flex" and prompt != BLOCK - 1 else ())
-        for name in PARTS
-        for prompt in (1, 3, BLOCK - 1, BLOCK, BLOCK + 1, 2 * BLOCK + 3)
-    ],
+    [(name, prompt) for name in PARTS for prompt in (1, 3, BLOCK - 1, BLOCK, BLOCK + 1, 2 * BLOCK + 3)],
 )
 def test_exact_texts_are_those_that_recompute_everything(name: str, prompt: int) -> None:
     parts = PARTS[name]
     model, samplers = untrained(**parts), [Temperature(value=1.3), TopK(k=9)]
     prompts = prompts_of(prompt, prompt, prompt)
-    new = 3 if "flex" in str(parts) else 2 * BLOCK
+    new = 2 * BLOCK
     expected = [by_recomputation(model, ids, samplers, new, 5 + row) for row, ids in enumerate(prompts)]
     assert len(set(chain(*expected))) > 3
     assert written(model, prompts, new, on_overflow="exact") == expected
@@ -125,13 +121,7 @@ def test_exact_texts_are_those_that_recompute_everything(name: str, prompt: int)
 @pytest.mark.parametrize(
     ("window", "attention", "position", "n_kv_head"),
     pairwise_cases([None, 3], ["naive", "sdpa"], ["learned", "rope", "alibi", "none"], [4, 2, 1])
-    + [pytest.param(3, "flex", "alibi", 2)]
-    + [
-        pytest.param(window, "flex", position, 2, marks=pytest.mark.slow)
-        for window in (None, 3)
-        for position in ("learned", "rope", "alibi", "none")
-        if (window, position) != (3, "alibi")
-    ],
+    + pairwise_cases([None, 3], ["flex"], ["learned", "rope", "alibi", "none"], [2]),
 )
 def test_logits_of_ragged_prompts_are_those_of_each_alone(
     window: int | None, attention: str, position: str, n_kv_head: int
@@ -196,7 +186,7 @@ def test_a_rolling_cache_is_a_window_over_a_text_that_goes_on(position: str) -> 
 
 @by_parts
 def test_a_refilled_text_sees_its_newer_half_anew(parts: dict[str, Any]) -> None:
-    model, new = untrained(**parts), 3 if "flex" in str(parts) else 3 * BLOCK
+    model, new = untrained(**parts), 3 * BLOCK
     prompts = prompts_of(2, 5, BLOCK, 2 * BLOCK)
     expected = []
     for row, prompt in enumerate(prompts):
@@ -364,7 +354,7 @@ def uncompiled(function: Callable[..., Any], **_: Any) -> Callable[..., Any]:
 
 
 @pytest.mark.parametrize("on_overflow", ["refill", "exact", "rolling"])
-@pytest.mark.parametrize("parts", [parts for name, parts in PARTS.items() if name != "flex"], ids=str)
+@pytest.mark.parametrize("parts", PARTS.values(), ids=str)
 def test_texts_of_a_fixed_cache_are_those_of_a_growing_one(
     parts: dict[str, Any], on_overflow: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -431,6 +421,9 @@ def test_compiled_steps_write_the_same(mixer: dict[str, Any], caplog: pytest.Log
 
 
 @pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.filterwarnings("ignore:TensorFloat32 tensor cores")  # from Ampere on, where fp32 products are exact
+@ignore_torch_warnings
 @pytest.mark.parametrize("mode", ["graph", "default"])
 @by_mixer
 def test_recorded_steps_write_the_same_on_a_gpu(
