@@ -6,9 +6,11 @@ import itertools
 import logging
 import math
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from itertools import chain, pairwise
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -22,7 +24,7 @@ from nanogpt_kit.components.sampler.top_k import TopK
 from nanogpt_kit.core.errors import KitError
 from nanogpt_kit.core.experiment import Experiment
 from nanogpt_kit.generate.decode import Decoder
-from nanogpt_kit.generate.decoding_model import DecodingModel
+from nanogpt_kit.generate.decoding_model import DecodingModel, record_cuda_graph
 from nanogpt_kit.generate.draw import draw_tokens
 from nanogpt_kit.generate.static_cache import StaticCache, static_capacity
 from nanogpt_kit.generate.threads import ThreadedDecoder, count_thread_chunks
@@ -434,6 +436,22 @@ def test_recorded_steps_write_the_same_on_a_gpu(
         found = through(model, True, "refill")
     assert not caplog.records
     assert found == through(model, False, "refill")
+
+
+def test_other_threads_may_allocate_while_a_step_is_recorded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Batches are pinned by another thread, which by default ends a recording."""
+    modes: list[str] = []
+
+    def graph(recorded: Any, capture_error_mode: str = "global") -> AbstractContextManager[None]:
+        modes.append(capture_error_mode)
+        return nullcontext()
+
+    fakes = {"Stream": Mock, "CUDAGraph": Mock, "current_stream": Mock, "stream": lambda _: nullcontext()}
+    for name, fake in {**fakes, "graph": graph}.items():
+        monkeypatch.setattr(torch.cuda, name, fake)
+    replay = record_cuda_graph(lambda ids: 2 * ids, torch.zeros(3, 1))
+    assert replay(torch.ones(3, 1)).shape == (3, 1)
+    assert modes == ["thread_local"]
 
 
 def test_two_texts_that_are_written_in_turns_keep_apart(monkeypatch: pytest.MonkeyPatch) -> None:
