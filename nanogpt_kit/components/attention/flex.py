@@ -1,5 +1,8 @@
 """FlexAttention: a kernel compiled for the mask, which skips blocks that are masked entirely. Trains on CUDA only.
 
+Evaluation and decoding use the fused kernels of `sdpa`, with the same masks: the kernel would be compiled anew for each
+length, and after eight of them torch would compute it unfused.
+
 Source: Dong et al. 2024, arXiv:2412.05496; torch.nn.attention.flex_attention.
 """
 
@@ -11,11 +14,11 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.attention.flex_attention import create_block_mask, flex_attention
 
 from nanogpt_kit.api import Attention, Field, KitError, LayerContext, RunContext, View
+from nanogpt_kit.components.attention.fused import attend_fused
 
 
 class Flex(Attention):
@@ -47,9 +50,10 @@ class BlockSparseAttention(nn.Module):
         self.window = options.window
 
     def forward(self, q: Tensor, k: Tensor, v: Tensor, view: View) -> Tensor:
+        # The meta device counts FLOPs, and flex has no meta kernels
+        if q.is_meta or q.size(2) != k.size(2) or not torch.is_grad_enabled():
+            return attend_fused(q, k, v, view, self.window)
         grouped = k.size(1) != q.size(1)
-        if q.is_meta:  # for shapes and FLOPs, which flex does not support on meta
-            return F.scaled_dot_product_attention(q, k, v, enable_gqa=grouped)
         blocks = view.cached(("flex", self.window), lambda: block_mask(view, self.window, q, k))
         y: Tensor = attend(q, k, v, score_mod=penalty(view), block_mask=blocks, enable_gqa=grouped)  # (B, H, T, D)
         return y
