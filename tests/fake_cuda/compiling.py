@@ -95,5 +95,6 @@ def uncompiled_loss(tokens: int, penalties: dict[str, float], softcap: float | N
         targets = torch.zeros(tokens, dtype=torch.int64, device="cuda")
         loss = regularized_cross_entropy(x, weight, targets, VOCAB_SIZE, softcap, **penalties).objective
         loss.backward()
-        assert x.grad is not None and x.grad.device.type == "cuda"
+        assert x.grad is not None
+        assert x.grad.device.type == "cuda"
         return log.end()

@@ -45,7 +45,12 @@ def on_fake_cuda(fake_cuda_library: Path, tmp_path_factory: pytest.TempPathFacto
     A new process, since torch asks for its devices once.
     """
     folder = tmp_path_factory.mktemp("machine")
-    folders = {"NANOGPT_KIT_RUNS": "runs", "NANOGPT_KIT_DATA": "data", "XDG_CACHE_HOME": "cache", "XDG_STATE_HOME": "state"}
+    folders = {
+        "NANOGPT_KIT_RUNS": "runs",
+        "NANOGPT_KIT_DATA": "data",
+        "XDG_CACHE_HOME": "cache",
+        "XDG_STATE_HOME": "state",
+    }
     environment = {**os.environ, **{name: str(folder / part) for name, part in folders.items()}}
     command = [sys.executable, str(HERE / "machine.py"), str(fake_cuda_library)]
     log = folder / "log.txt"
@@ -53,7 +58,8 @@ def on_fake_cuda(fake_cuda_library: Path, tmp_path_factory: pytest.TempPathFacto
         process = launcher.RealPopen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors, text=True, env=environment
         )
-    assert process.stdin is not None and process.stdout is not None
+    assert process.stdin is not None
+    assert process.stdout is not None
     answers = selectors.DefaultSelector()
     answers.register(process.stdout, selectors.EVENT_READ)
 

@@ -34,7 +34,8 @@ H100 = types.SimpleNamespace(
 def load_device(library: Path) -> None:
     """Loads the device and what it is linked against, and answers what torch asks of it in Python."""
     spec = importlib.util.find_spec("torch")
-    assert spec is not None and spec.origin is not None
+    assert spec is not None
+    assert spec.origin is not None
     libraries = Path(spec.origin).parent / "lib"
     for path in (libraries / "libc10.so", libraries / "libtorch_cpu.so", library):
         ctypes.CDLL(str(path), mode=ctypes.RTLD_GLOBAL)

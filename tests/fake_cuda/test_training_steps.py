@@ -42,7 +42,8 @@ def check_steps(found: dict[str, Any], tensors_of_a_batch: int = 2) -> None:
         assert step["waits"] == []
         copies = [copy for copy in step["copies"] if "nn/hashed_dropout.py" not in copy]  # a key for each window
         sent = [copy for copy in copies if copy.startswith("cpu to cuda")]
-        assert len(sent) == tensors_of_a_batch and all("data/batches.py" in copy for copy in sent), sent
+        assert len(sent) == tensors_of_a_batch, sent
+        assert all("data/batches.py" in copy for copy in sent), sent
         received = [copy for copy in copies if copy not in sent]
         assert all("train/pending.py" in copy for copy in received), received
 
@@ -74,9 +75,8 @@ def test_masks_of_documents_are_made_on_the_device(attention: str, on_fake_cuda:
 def test_a_logged_step_waits_for_its_metrics(on_fake_cuda: Call, fake_experiment: str) -> None:
     found = on_fake_cuda("training.training_steps", experiment=fake_experiment, overrides=["train.precision=fp16"])
     what = [wait.partition(":")[0] for wait in found["logged"]]
-    assert what == ["an event that was recorded last at train/pending.py", *[".item() at train/trainer.py"] * 2] + [
-        ".item() at train/finite.py"  # the scale of fp16's gradients
-    ]
+    loss, metrics, scale = "train/pending.py", "train/trainer.py", "train/finite.py"
+    assert what == [f"an event that was recorded last at {loss}", *[f".item() at {metrics}"] * 2, f".item() at {scale}"]
 
 
 @pytest.mark.parametrize("penalties", [{}, {"label_smoothing": 0.1, "z_loss": 1e-4}], ids=["plain", "penalties"])

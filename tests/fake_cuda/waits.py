@@ -25,7 +25,7 @@ PACKAGE = "nanogpt_kit"
 
 
 class DeviceLog(TorchDispatchMode):
-    """Between `begin` and `end`: the waits and the copies that do not wait, each with the line of the kit it is from."""
+    """Between `begin` and `end`: the waits, and the copies that do not wait, each with its line in the kit."""
 
     current: ClassVar[DeviceLog]
 
@@ -44,7 +44,9 @@ class DeviceLog(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        if torch.is_inference_mode_enabled() and func.namespace == "aten" and func._can_decompose():  # elsewhere autograd has done it before
+        if (
+            torch.is_inference_mode_enabled() and func.namespace == "aten" and func._can_decompose()
+        ):  # elsewhere autograd has done it before
             with self:
                 return func.decompose(*args, **kwargs)
         if func is aten._local_scalar_dense.default:
@@ -118,7 +120,7 @@ def synchronize(device: object = None) -> None:
 
 
 def move_model(self: nn.Module, device: str) -> nn.Module:
-    """In place of Module.to, which would exchange the contents of tensors; fake ones have none. Tied weights stay so."""
+    """In place of Module.to, which exchanges the contents of tensors; fake ones have none. Tied weights stay tied."""
     moved: dict[int, Any] = {}
     for module in self.modules():
         for tensors in (module._parameters, module._buffers):

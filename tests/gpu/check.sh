@@ -56,7 +56,7 @@ check() { # NAME SECONDS EXPECTED COMMAND...: at most so many seconds
 
 # --- an environment that has the kit from its wheel, and torch from the one that called
 
-install() {
+install_wheels() {
   local site
   "$PYTHON" -m venv "$scratch/venv" || return
   site=$("$scratch/venv/bin/python" -c "import sysconfig; print(sysconfig.get_path('purelib'))")
@@ -65,11 +65,15 @@ install() {
   cd "$scratch" && venv/bin/python "$root/tests/gpu/installed.py" "$site" "$WHEELS"
 }
 
+export -f install_wheels
+export PYTHON WHEELS scratch root
+
 if ! ls "$WHEELS"/nanogpt_kit-*.whl >/dev/null 2>&1; then
   echo "no wheel of the kit in $WHEELS: builds it, with what pip finds for it"
   PYTHON=$PYTHON WHEELS=$WHEELS bash "$root/tests/gpu/wheels.sh" || failed+=("wheels: exit code $?")
 fi
-check "the carried wheels, in an empty environment" 120 "each distribution is found there, with the version of its wheel" install
+check "the carried wheels, in an empty environment" 120 "each distribution is found there, with the version of its wheel" \
+  bash -c install_wheels
 python=$scratch/venv/bin/python
 if [ ! -x "$python" ] || ! "$python" -c "import nanogpt_kit, torch" 2>/dev/null; then
   echo "the wheels are not enough: continues with $PYTHON and this checkout"

@@ -1,4 +1,4 @@
-"""`python checks.py NAME [EXPERIMENT KEY=VALUE ...]`: a check of check.sh that no verb makes. It prints what it measured.
+"""`python checks.py NAME [EXPERIMENT KEY=VALUE ...]`: what check.sh measures without a verb.
 
 Where what is expected is exact, it fails; figures that depend on the card are only printed. With DRY set it computes on
 the CPU, with tiny sizes.
@@ -90,7 +90,8 @@ def loss() -> None:
         else:
             value = F.cross_entropy(F.linear(x, weight)[:, :vocabulary], targets, ignore_index=-1, reduction="sum")
         value.backward()
-        assert x.grad is not None and weight.grad is not None
+        assert x.grad is not None
+        assert weight.grad is not None
         return [value.detach(), x.grad, weight.grad]
 
     exact = gradients(x.double(), weight.double(), chunked=False)
@@ -183,7 +184,8 @@ def nccl() -> None:
         parallel = DDP().wrap(model, ctx)
         with parallel.sync(last=True):
             parallel(x, y).backward()
-        assert alone is not None and model.layer.weight.grad is not None
+        assert alone is not None
+        assert model.layer.weight.grad is not None
         difference = float((model.layer.weight.grad - alone).abs().max())
         on_host = torch.tensor(3)
         dist.all_reduce(on_host)
@@ -197,7 +199,12 @@ def resume(name: str, *overrides: str) -> None:
     from nanogpt_kit.core.experiment import Experiment
     from nanogpt_kit.train.session import run
 
-    options = ["train.batch_tokens=2048", "train.log_every_steps=1", "evaluate.every_steps=100", "schedule.use=constant"]
+    options = [
+        "train.batch_tokens=2048",
+        "train.log_every_steps=1",
+        "evaluate.every_steps=100",
+        "schedule.use=constant",
+    ]
     options += ["sample.num_samples=0", "checkpoint.every_steps=4", f"train.device={DEVICE}", "callback=[]"]
 
     def losses(label: str, steps: int, again: bool = False) -> list[float]:

@@ -16,7 +16,8 @@ def main(site: Path, wheels: Path) -> None:
         print(f"{name} {found.version} in {place}")
         assert (found.version, place) == (version, site.resolve()), f"expected {version} in {site}"
     spec = find_spec("nanogpt_kit")
-    assert spec is not None and spec.origin is not None and Path(spec.origin).is_relative_to(site), spec
+    origin = Path(spec.origin or "") if spec else Path()
+    assert origin.is_relative_to(site), f"nanogpt_kit is imported from {origin}"
 
 
 if __name__ == "__main__":
