@@ -363,6 +363,7 @@ WORDS = {
         "make check",
         "make docs",
         "make bench",
+        "make gpu",
         ".ci/run",
         "lint-imports",
         "ruff check",

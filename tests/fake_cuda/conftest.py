@@ -27,8 +27,11 @@ def fake_cuda_library(tmp_path_factory: pytest.TempPathFactory) -> Path:
     compiler = shutil.which(os.environ.get("CXX", "g++"))
     if sys.platform != "linux" or compiler is None:
         pytest.skip("the fake device is compiled by g++ on Linux")
+    import torch
     from torch.utils.cpp_extension import include_paths, library_paths
 
+    if torch.version.cuda or torch.version.hip:
+        pytest.skip("the fake device takes the place of CUDA, which this torch is built with")
     library = tmp_path_factory.mktemp("fake_cuda") / "libfake_cuda.so"
     folders = [*(f"-I{path}" for path in include_paths("cpu")), *(f"-L{path}" for path in library_paths("cpu"))]
     source = HERE / "fake_cuda.cpp"
