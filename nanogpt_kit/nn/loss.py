@@ -20,6 +20,11 @@ from torch.autograd.function import once_differentiable
 from nanogpt_kit.nn.training_loss import TrainingLoss
 
 CHUNK_LOGITS = 2**25  # logits of one chunk: 128 MiB in fp32, some hundred tokens of GPT-2's vocabulary
+import os
+VARIANT=int(os.environ.get('VARIANT','0'))
+GPU_FACTOR = 8
+ROUND = 256
+BLOCKS = int(os.environ.get('BLOCKS','8'))
 IGNORED = -1  # the target of a token that is left out of the loss
 
 
@@ -125,8 +130,62 @@ def chunked_loss(x: Tensor, weight: Tensor, *arguments: Any) -> Any:
     return ChunkedLoss.apply(x, weight, *arguments)  # type: ignore[no-untyped-call]
 
 
+def chunk_and_block(x: Tensor, weight: Tensor) -> tuple[int, int]:
+    """How many tokens make a chunk, and how many of them a block."""
+    limit = CHUNK_LOGITS * (GPU_FACTOR if x.is_cuda else 1)
+    size = max(1, limit // weight.size(0))
+    size -= size % ROUND if size > ROUND else 0
+    return size, size if torch.compiler.is_compiling() else -(-size // BLOCKS)
+
+
+def loss_and_gradient(
+    words: Tensor,
+    index: Tensor,
+    counted: Tensor,
+    softcap: float | None,
+    label_smoothing: float,
+    z_loss: float,
+    needs_grad: bool,
+) -> tuple[list[Tensor], Tensor | None]:
+    logits = apply_softcap(words.float(), softcap)  # (n, V)
+    target_logits = apply_softcap(words.gather(1, index).float(), softcap)  # (n, 1); torch refuses targets out of range
+    largest = logits.amax(dim=1, keepdim=True)  # (n, 1)
+    powers = (logits - largest).exp_()  # (n, V)
+    total = powers.sum(dim=1, keepdim=True)  # (n, 1)
+    log_partition = total.log() + largest  # (n, 1)
+    loss = ((log_partition - target_logits) * counted).sum()
+    values = [loss, *penalties(logits, target_logits, log_partition, counted, label_smoothing, z_loss)]
+    if not needs_grad:
+        return values, None
+    factor = counted / total
+    if z_loss:
+        factor = factor * (1 + 2 * z_loss * log_partition)
+    if VARIANT and torch.compiler.is_compiling():
+        gradient = (logits - log_partition).exp() * (factor * total)
+    else:
+        gradient = powers.mul_(factor)  # (n, V)
+    if label_smoothing:
+        gradient = gradient - (label_smoothing / words.size(1)) * counted
+    gradient = add_at(gradient, index, (label_smoothing - 1.0) * counted)
+    if softcap is not None:
+        gradient = gradient * (1 - (logits / softcap).square())  # the derivative of the cap
+    return values, gradient
+
+
+def add_at(values: Tensor, index: Tensor, added: Tensor) -> Tensor:
+    """values (n, V) plus `added` (n, 1) at `index` (n, 1)."""
+    if torch.compiler.is_compiling():  # a scatter would need the values in memory
+        columns = torch.arange(values.size(1), device=values.device)
+        return torch.where(columns == index, values + added, values)
+    return values.scatter_add_(1, index, added)
+
+
 class ChunkedLoss(torch.autograd.Function):
-    """The loss; with penalties (objective, loss, penalty, ...), of which the objective alone has gradients."""
+    """The loss; with penalties (objective, loss, penalty, ...), of which the objective alone has gradients.
+
+    Logits and their gradient are in memory only in the type of the product, the gradient in place of the logits. Types
+    wider than bf16 are seen in one block at a time, and in compiled code in registers.
+    """
 
     @staticmethod
     def forward(
@@ -142,41 +201,35 @@ class ChunkedLoss(torch.autograd.Function):
         device = x.device.type
         dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x.dtype
         short = weight.to(dtype)  # (rows, C)
-        loss = torch.zeros((), dtype=torch.float32, device=x.device)
-        terms = [torch.zeros_like(loss) for number in (label_smoothing, z_loss) if number]
         x_grad = torch.empty_like(x) if ctx.needs_input_grad[0] else None
         weight_grad = torch.zeros_like(weight, dtype=torch.float32) if ctx.needs_input_grad[1] else None
-        size = max(1, CHUNK_LOGITS // weight.size(0))
+        needs_grad = x_grad is not None or weight_grad is not None
+        sums = [torch.zeros((), dtype=torch.float32, device=x.device)] * (1 + bool(label_smoothing) + bool(z_loss))
+        size, block = chunk_and_block(x, weight)
         for start in range(0, x.size(0), size):
             part = slice(start, start + size)
             features = x[part].to(dtype)  # (n, C)
-            logits = apply_softcap((features @ short.T).float(), softcap)  # (n, rows)
-            logits[:, vocab_size:] = -torch.inf
-            words = logits[:, :vocab_size]
+            logits = features @ short.T  # (n, rows)
             index, counted = index_and_mask(targets[part])
-            target_logits = words.gather(1, index)  # (n, 1); torch refuses targets out of range
-            log_partition = torch.logsumexp(logits, dim=1, keepdim=True)  # (n, 1)
-            loss += ((log_partition - target_logits) * counted).sum()
-            added = penalties(words, target_logits, log_partition, counted, label_smoothing, z_loss)
-            terms = [term + value for term, value in zip(terms, added, strict=True)]
-            if x_grad is None and weight_grad is None:
+            for first in range(0, features.size(0), block):
+                some = slice(first, first + block)
+                words = logits[some, :vocab_size]
+                values, gradient = loss_and_gradient(
+                    words, index[some], counted[some], softcap, label_smoothing, z_loss, needs_grad
+                )
+                sums = [total + value for total, value in zip(sums, values, strict=True)]
+                if gradient is not None:
+                    words.copy_(gradient)
+            if not needs_grad:
                 continue
-            cap_slope = 1.0 if softcap is None else 1 - (logits / softcap).square()  # the cap's derivative
-            logit_grad = logits.softmax(dim=1)  # (n, rows)
-            if z_loss:
-                logit_grad *= 1 + 2 * z_loss * log_partition
-            if label_smoothing:
-                logit_grad -= label_smoothing / vocab_size
-            logit_grad.scatter_add_(1, index, torch.full_like(log_partition, label_smoothing - 1.0))
-            logit_grad = logit_grad * cap_slope * counted
-            logit_grad[:, vocab_size:] = 0.0  # with a cap it would be 0 times infinity
-            logit_grad = logit_grad.to(dtype)
+            logits[:, vocab_size:] = 0.0  # the gradient of padding
             if x_grad is not None:
-                x_grad[part] = logit_grad @ short
+                x_grad[part] = logits @ short
             if weight_grad is not None:
-                weight_grad += logit_grad.T @ features
+                weight_grad += logits.T @ features
         ctx.save_for_backward(x_grad, weight_grad)
         ctx.weight_dtype = weight.dtype
+        loss, *terms = sums
         if not terms:
             return loss
         ctx.mark_non_differentiable(loss, *terms)
