@@ -50,7 +50,7 @@ def load_device(library: Path) -> None:
         "is_initialized": True,
         "is_bf16_supported": True,
         "device_count": 1,
-        "current_device": 0,
+        **dict.fromkeys(("current_device", "_exchange_device", "_maybe_exchange_device"), 0),
         "get_device_capability": (H100.major, H100.minor),
         "get_device_name": H100.name,
         "get_device_properties": H100,

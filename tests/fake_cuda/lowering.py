@@ -6,7 +6,6 @@ torch's builds for CPUs do not bring.
 
 from __future__ import annotations
 
-import functools
 import importlib.util
 from collections.abc import Callable
 from typing import Any
@@ -16,7 +15,7 @@ import torch._dynamo.device_interface
 import torch._inductor.config
 from compiling import compile_loss
 from fake_device import H100
-from functorch.compile import make_boxed_func, min_cut_rematerialization_partition
+from functorch.compile import make_boxed_func
 from torch._dynamo.backends.common import aot_autograd
 
 
@@ -27,6 +26,7 @@ def has_triton() -> bool:
 def lowered_loss(tokens: int) -> dict[str, float]:
     """Kernels, and gigabytes that they read and write, of GPT-2's compiled loss of so many tokens and its backward."""
     prepare_inductor()
+    from torch._inductor.compile_fx import partition_fn
     from torch._inductor.decomposition import select_decomp_table
 
     totals = {"kernels": 0, "gigabytes": 0.0}
@@ -44,7 +44,7 @@ def lowered_loss(tokens: int) -> dict[str, float]:
         fw_compiler=compiler(False),
         bw_compiler=compiler(True),
         decompositions=select_decomp_table(),
-        partition_fn=functools.partial(min_cut_rematerialization_partition, compiler="inductor"),
+        partition_fn=partition_fn,
     )
     compile_loss(backend, tokens, {})
     return totals
@@ -87,3 +87,4 @@ def prepare_inductor() -> None:
         setattr(torch._C, name, lambda *args: 0)
     torch._inductor.config.compile_threads = 1
     torch._inductor.config.fx_graph_cache = False
+    torch._inductor.config.joint_graph_constant_folding = False  # which computes constants on the device
