@@ -19,10 +19,10 @@ from torch.autograd.function import once_differentiable
 
 from nanogpt_kit.nn.training_loss import TrainingLoss
 
-CHUNK_LOGITS = 2**25  # logits of a chunk on a CPU: 512 tokens of GPT-2's vocabulary, 49 MiB in bf16
+CHUNK_LOGITS = 2**25  # logits of a chunk on a CPU, about: 768 tokens of GPT-2's vocabulary, 74 MiB in bf16
 GPU_FACTOR = 8  # times as many on a GPU: the gradient of the weight is added seldom, and each logit takes 2 bytes
 TOKEN_MULTIPLE = 256  # tokens of a large chunk, since products of matrices are computed in tiles of up to 256 rows
-BLOCKS = 8  # blocks of a chunk, whose logits are in fp32: 12 MiB on a CPU, which stay in the cache from use to use
+BLOCKS = 8  # blocks of a chunk, whose logits are in fp32: 18 MiB on a CPU, which stay in its cache from use to use
 IGNORED = -1  # the target of a token that is left out of the loss
 
 
@@ -132,7 +132,7 @@ def chunk_and_block(rows: int, device: str) -> tuple[int, int]:
     """The tokens of a chunk and of a block, for a weight with that many rows."""
     size = max(1, CHUNK_LOGITS * (GPU_FACTOR if device == "cuda" else 1) // rows)
     if size > TOKEN_MULTIPLE:
-        size -= size % TOKEN_MULTIPLE
+        size = round(size / TOKEN_MULTIPLE) * TOKEN_MULTIPLE
     return size, size if torch.compiler.is_compiling() else -(-size // BLOCKS)  # compiled, fp32 is in registers
 
 
