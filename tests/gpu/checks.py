@@ -6,6 +6,7 @@ the CPU, with tiny sizes.
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import sys
@@ -83,23 +84,29 @@ def loss() -> None:
     targets = torch.randint(0, vocabulary, (tokens,), device=DEVICE)
     targets[::7] = -1
 
-    def gradients(x: Tensor, weight: Tensor, chunked: bool) -> list[Tensor]:
+    def plain(x: Tensor, weight: Tensor, targets: Tensor, vocabulary: int) -> Tensor:
+        return F.cross_entropy(F.linear(x, weight)[:, :vocabulary], targets, ignore_index=-1, reduction="sum")
+
+    def gradients(computed: Callable[..., Tensor], x: Tensor, weight: Tensor) -> list[Tensor]:
         x, weight = x.clone().requires_grad_(), weight.clone().requires_grad_()
-        if chunked:
-            value = linear_cross_entropy(x, weight, targets, vocabulary)
-        else:
-            value = F.cross_entropy(F.linear(x, weight)[:, :vocabulary], targets, ignore_index=-1, reduction="sum")
+        value = computed(x, weight, targets, vocabulary)
         value.backward()
         assert x.grad is not None
         assert weight.grad is not None
         return [value.detach(), x.grad, weight.grad]
 
-    exact = gradients(x.double(), weight.double(), chunked=False)
-    for name, bound in (("fp32", 2e-6), ("bf16", 1e-2)):
+    exact = gradients(plain, x.double(), weight.double())
+    ways = (
+        {"uncompiled": linear_cross_entropy}
+        if DRY
+        else {"uncompiled": linear_cross_entropy, "compiled": torch.compile(linear_cross_entropy, dynamic=False)}
+    )
+    for (way, computed), (name, bound) in itertools.product(ways.items(), (("fp32", 2e-6), ("bf16", 1e-2))):
         with torch.autocast(DEVICE, torch.bfloat16, enabled=name == "bf16"):
-            found = gradients(x, weight, chunked=True)
+            found = gradients(computed, x, weight)
         differences = [float((a - b).norm() / b.norm()) for a, b in zip(found, exact, strict=True)]
-        print(f"{name}: loss, features and weights differ by " + ", ".join(f"{one:.1e}" for one in differences))
+        shown = ", ".join(f"{one:.1e}" for one in differences)
+        print(f"{way}, {name}: loss, features and weights differ by {shown}")
         assert max(differences) < bound, f"expected less than {bound}"
     del exact, found
     many = 128 if DRY else 32_768
