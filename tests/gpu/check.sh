@@ -72,7 +72,7 @@ if ! ls "$WHEELS"/nanogpt_kit-*.whl >/dev/null 2>&1; then
   echo "no wheel of the kit in $WHEELS: builds it, with what pip finds for it"
   PYTHON=$PYTHON WHEELS=$WHEELS bash "$root/tests/gpu/wheels.sh" || failed+=("wheels: exit code $?")
 fi
-check "the carried wheels, in an empty environment" 120 "each distribution is found there, with the version of its wheel" \
+check "the carried wheels, in an empty environment" 120 "each distribution is found there, in its wheel's version" \
   bash -c install_wheels
 python=$scratch/venv/bin/python
 if [ ! -x "$python" ] || ! "$python" -c "import nanogpt_kit, torch" 2>/dev/null; then
@@ -113,7 +113,7 @@ check "doctor" 40 "a GPU with bf16; flash, efficient and cuDNN attention; compil
 check "ceilings" 40 "about 790 TFLOP/s in bf16; copies 3.0 TB/s (H100) or 4.3 (H200)" "${checks[@]}" ceilings
 check "kernels of attention" 40 "causal: cudnn or flash, 1.5 to 3 ms; none is math" "${checks[@]}" attention
 check "the loss in chunks" 60 "differences of 2e-6 in fp32 and 1e-2 in bf16; 25 to 40 ms" "${checks[@]}" loss
-check "waits of steps that are not logged" 60 "0 with every optimizer and precision" "${checks[@]}" waits
+check "waits of steps that are not logged" 60 "0; in fp16 5 with muon and sgd, whose scaler reads overflows" "${checks[@]}" waits
 check "draws" 20 "200 of 200 tokens as on the CPU" "${checks[@]}" draws
 check "one process in NCCL" 30 "no difference of the gradients" "${checks[@]}" nccl
 check "GPT-2 124M, compiled" 240 "about 535,000 tokens/s, 46% MFU (H100); 585,000, 51% (H200); below 30 GiB" \
@@ -121,14 +121,16 @@ check "GPT-2 124M, compiled" 240 "about 535,000 tokens/s, 46% MFU (H100); 585,00
 check "GPT-2 124M writes one text, as a CUDA graph" 60 "0.5 to 0.9 ms a token: 1,100 to 2,000 tokens/s" \
   "${kit[@]}" bench "${gpt2[@]}" --sample 1 "sample.max_new_tokens=$tokens" sample.precision=bf16 "${rounds[@]}"
 check "GPT-2 124M writes one text, uncompiled" 60 "below 10 ms a token: above 100 tokens/s" \
-  "${kit[@]}" bench "${gpt2[@]}" --sample 1 "sample.max_new_tokens=$tokens" sample.compile=off "${rounds[@]}"
+  "${kit[@]}" bench "${gpt2[@]}" --sample 1 "sample.max_new_tokens=$tokens" sample.precision=bf16 sample.compile=off \
+  "${rounds[@]}"
 check "GPT-2 124M writes 256 texts" 60 "not estimated" \
   "${kit[@]}" bench "${gpt2[@]}" --sample 256 "sample.max_new_tokens=$tokens" sample.precision=bf16 "${rounds[@]}"
 if [ -n "${NANOGPT:-}" ]; then
   check "GPT-2 124M beside nanoGPT" 200 "1.3 times nanoGPT or more" \
     "${kit[@]}" bench "${gpt2[@]}" --nanogpt "$NANOGPT" "${rounds[@]}"
 fi
-check "a run that stops and continues" 90 "losses of the whole run: differences below 1e-3" "${checks[@]}" resume "${baby[@]}"
+check "a run from a checkpoint" 90 "the losses of the run that saved it: differences below 1e-3" \
+  "${checks[@]}" resume "${baby[@]}"
 check "fp16 with its scaler" 60 "the loss falls, and the run ends" \
   "${kit[@]}" run "${baby[@]}" "${short[@]}" "train.precision=$([ -n "$DRY" ] && echo fp32 || echo fp16)"
 if [ -z "$DRY" ]; then

@@ -9,6 +9,7 @@ from __future__ import annotations
 import itertools
 import json
 import os
+import subprocess
 import sys
 import tempfile
 import time
@@ -127,7 +128,7 @@ def waits() -> None:
     from nanogpt_kit.bench.training import TimedTrainer
     from nanogpt_kit.core.experiment import Experiment
 
-    total = 0
+    unexpected = 0
     for optimizer in ("adamw", "muon", "sgd"):
         for precision in ("fp32",) if DRY else ("bf16", "fp16"):
             options = [f"optimizer.use={optimizer}", f"train.precision={precision}", f"train.device={DEVICE}"]
@@ -146,9 +147,10 @@ def waits() -> None:
                     torch.cuda.set_sync_debug_mode("default")
             found = [f"{Path(one.filename).name}:{one.lineno}" for one in seen if "synchroniz" in str(one.message)]
             print(f"{optimizer}, {precision}: {len(found)} waits in 5 steps", *sorted(set(found)))
-            total += len(found)
+            reads_overflow = precision == "fp16" and optimizer != "adamw"  # by torch's scaler, once a step
+            unexpected += abs(len(found) - (5 if reads_overflow else 0))
             timed.close()
-    assert not total, "expected none"
+    assert not unexpected, "expected other numbers of waits"
 
 
 def draws() -> None:
@@ -202,30 +204,26 @@ def nccl() -> None:
 
 
 def resume(name: str, *overrides: str) -> None:
-    """The losses of a run that was stopped after half of its steps and resumed, beside those of a whole run."""
-    from nanogpt_kit.core.experiment import Experiment
-    from nanogpt_kit.train.session import run
+    """The losses of a run that begins from a checkpoint of another one, with its whole state, beside those of that."""
+    options = ["train.steps=8", "train.batch_tokens=2048", "train.log_every_steps=1", "evaluate.every_steps=100"]
+    options += ["checkpoint.every_steps=4", "sample.num_samples=0", f"train.device={DEVICE}", "schedule.use=constant"]
 
-    options = [
-        "train.batch_tokens=2048",
-        "train.log_every_steps=1",
-        "evaluate.every_steps=100",
-        "schedule.use=constant",
-    ]
-    options += ["sample.num_samples=0", "checkpoint.every_steps=4", f"train.device={DEVICE}", "callback=[]"]
+    def losses(runs: Path, *words: str) -> dict[int, float]:
+        command = [sys.executable, "-m", "nanogpt_kit", "run", *words]
+        environment = {**os.environ, "NANOGPT_KIT_RUNS": str(runs)}
+        subprocess.run(command, check=True, stdout=subprocess.DEVNULL, env=environment)
+        newest = max(runs.glob("whole/*/metrics.jsonl"), key=lambda path: path.stat().st_mtime)
+        lines = map(json.loads, newest.read_text().splitlines())
+        return {line["step"]: line["train/loss"] for line in lines if "train/loss" in line}
 
-    def losses(label: str, steps: int, again: bool = False) -> list[float]:
-        experiment = Experiment.load(name, [*overrides, *options, f"name={label}", f"train.steps={steps}"])
-        folder = run(experiment, resume="" if again else None)
-        lines = map(json.loads, (folder.path / "metrics.jsonl").read_text().splitlines())
-        return [line["train/loss"] for line in lines if "train/loss" in line]
-
-    whole = losses("whole", 8)
-    losses("parts", 4)
-    parts = losses("parts", 8, again=True)
-    difference = max(abs(a - b) for a, b in zip(whole, parts, strict=True))
-    print(f"largest difference {difference:.1e} of {len(whole)} losses, from {whole[0]:.4f} to {whole[-1]:.4f}")
-    assert difference < 1e-3
+    with tempfile.TemporaryDirectory() as folder:
+        whole = losses(Path(folder), name, *overrides, *options, "name=whole")
+        found = losses(Path(folder), "whole@4", "--extend", "4")
+    same = {step: abs(found[step] - whole[step]) for step in (5, 6, 7, 8)}  # the earlier ones are copied
+    print(
+        f"losses from {whole[1]:.4f} to {whole[8]:.4f}; largest difference {max(same.values()):.1e} in steps {[*same]}"
+    )
+    assert max(same.values()) < 1e-3
 
 
 def kernels(name: str, *overrides: str) -> None:
