@@ -137,36 +137,41 @@ def chunk_and_block(rows: int, device: str) -> tuple[int, int]:
 
 
 def loss_and_gradient(
-    words: Tensor,
+    raw: Tensor,
     targets: Tensor,
+    vocab_size: int,
     softcap: float | None,
     label_smoothing: float,
     z_loss: float,
     needs_gradient: bool,
 ) -> tuple[list[Tensor], Tensor | None]:
-    """The fp32 sums (loss, penalty, ...) of logits before the cap (n, V), and their fp32 gradient (n, V) if needed."""
+    """The fp32 sums (loss, penalty, ...) of logits before the cap (n, rows), and their fp32 gradient (n, rows) if
+    needed. Whole rows are computed, with the padding, so that compiled code has one loop over them."""
     index, counted = index_and_mask(targets)
-    target_logits = apply_softcap(words.gather(1, index).float(), softcap)  # (n, 1); torch refuses targets out of range
-    logits = apply_softcap(words.float(), softcap)  # (n, V)
+    target_logits = raw[:, :vocab_size].gather(1, index)  # (n, 1); torch refuses targets out of range
+    target_logits = apply_softcap(target_logits.float(), softcap)
+    logits = apply_softcap(raw.float(), softcap)  # (n, rows)
+    logits[:, vocab_size:] = -torch.inf
+    words = logits[:, :vocab_size]
     largest = logits.amax(dim=1, keepdim=True)  # (n, 1)
-    powers = (logits - largest).exp_()  # (n, V)
+    powers = (logits - largest).exp_()  # (n, rows), 0 for padding
     total = powers.sum(dim=1, keepdim=True)  # (n, 1)
     log_partition = total.log() + largest  # (n, 1)
     loss = ((log_partition - target_logits) * counted).sum()
-    sums = [loss, *penalties(logits, target_logits, log_partition, counted, label_smoothing, z_loss)]
+    sums = [loss, *penalties(words, target_logits, log_partition, counted, label_smoothing, z_loss)]
     if not needs_gradient:
         return sums, None
-    gradient = powers.mul_(counted * (1 + 2 * z_loss * log_partition) / total)  # (n, V)
+    gradient = powers.mul_(counted * (1 + 2 * z_loss * log_partition) / total)  # (n, rows)
     if label_smoothing:
-        gradient -= label_smoothing / words.size(1) * counted
+        gradient[:, :vocab_size] -= label_smoothing / vocab_size * counted
     gradient = add_at(gradient, index, (label_smoothing - 1.0) * counted)
-    if softcap is not None:
-        gradient *= 1 - (logits / softcap).square()  # the derivative of the cap
+    if softcap is not None:  # not of padding, where it would be 0 times infinity
+        gradient[:, :vocab_size] *= 1 - (words / softcap).square()  # the derivative of the cap
     return sums, gradient
 
 
 def add_at(values: Tensor, index: Tensor, added: Tensor) -> Tensor:
-    """The values (n, V), changed in place where uncompiled, plus `added` (n, 1) at `index` (n, 1)."""
+    """The values (n, rows), changed in place where uncompiled, plus `added` (n, 1) at `index` (n, 1)."""
     if torch.compiler.is_compiling():  # a comparison is computed in registers; a scatter needs the values in memory
         columns = torch.arange(values.size(1), device=values.device)
         return values + torch.where(columns == index, added, 0.0)
@@ -176,9 +181,9 @@ def add_at(values: Tensor, index: Tensor, added: Tensor) -> Tensor:
 class ChunkedLoss(torch.autograd.Function):
     """The loss; with penalties (objective, loss, penalty, ...), of which the objective alone has gradients.
 
-    Logits are in memory in the type of the products alone, and are replaced by their gradient. What is in fp32 are the
-    logits of a block; compiled, a block is a chunk, and its fp32 logits are in registers where the device has no faster
-    way.
+    The logits of a chunk are in memory in the type of the products, and are replaced by their gradient. In fp32 are the
+    logits of one block. Compiled, a block is a whole chunk: a GPU has its fp32 logits in registers, a CPU keeps their
+    exponentials.
     """
 
     @staticmethod
@@ -200,30 +205,21 @@ class ChunkedLoss(torch.autograd.Function):
         needs_gradient = x_grad is not None or weight_grad is not None
         sums = [torch.zeros((), dtype=torch.float32, device=x.device)] * (1 + bool(label_smoothing) + bool(z_loss))
         size, block_size = chunk_and_block(weight.size(0), device)
-        # Compiled for a GPU, the gradient is in the kernel that sums, unless that would write to what it reads: 20.0 GB
-        # for 32,768 tokens of GPT-2 in place of 23.3, as inductor of torch 2.13 plans it for an H100
-        separate = torch.compiler.is_compiling() and device == "cuda"
         for start in range(0, x.size(0), size):
             chunk = slice(start, start + size)
             features = x[chunk].to(dtype)  # (n, C)
             logits = features @ short.T  # (n, rows)
             for first in range(0, features.size(0), block_size):
                 block = slice(first, first + block_size)
-                words = logits[block, :vocab_size]
+                raw, wanted = logits[block], targets[chunk][block]  # (b, rows), (b,)
                 values, gradient = loss_and_gradient(
-                    words, targets[chunk][block], softcap, label_smoothing, z_loss, needs_gradient
+                    raw, wanted, vocab_size, softcap, label_smoothing, z_loss, needs_gradient
                 )
                 sums = [total + value for total, value in zip(sums, values, strict=True)]
-                if gradient is not None and separate:
-                    logits = F.pad(gradient.to(dtype), (0, weight.size(0) - vocab_size))  # (n, rows)
-                elif gradient is not None:
-                    words.copy_(gradient)
-            if not needs_gradient:
-                continue
-            if not separate:
-                logits[:, vocab_size:] = 0.0  # the gradient of padding; those of words are there already
+                if gradient is not None:
+                    raw.copy_(gradient)
             if x_grad is not None:
-                x_grad[chunk] = logits @ short
+                x_grad[chunk] = logits @ short  # the logits are their gradient now
             if weight_grad is not None:
                 weight_grad += logits.T @ features
         ctx.save_for_backward(x_grad, weight_grad)

@@ -210,9 +210,7 @@ class Transformer(nn.Module):
 def computes_in_bf16(x: Tensor) -> bool:
     """Whether matrix products of x are computed in bf16, by autocast."""
     device = x.device.type
-    return (
-        not x.is_meta and torch.is_autocast_enabled(device) and torch.get_autocast_dtype(device) == torch.bfloat16
-    )
+    return not x.is_meta and torch.is_autocast_enabled(device) and torch.get_autocast_dtype(device) == torch.bfloat16
 
 
 class Block(nn.Module):
