@@ -56,8 +56,8 @@ GIVEN = os.environ.get("NANOGPT_KIT_TEST_DATA")  # a folder with tiny Shakespear
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """All tests run on the CPU, also on a machine with a GPU, unless `-m gpu` asks for it. CUDA reads the variable when a
-    test first asks for a GPU; commands that tests start inherit it."""
+    """All tests run on the CPU, also on a machine with a GPU, unless `-m gpu` asks for it. CUDA reads the variable when
+    a test first asks for a GPU; commands that tests start inherit it."""
     if not asks_for_gpu(config.getoption("markexpr")):
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
 

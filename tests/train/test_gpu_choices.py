@@ -52,9 +52,9 @@ def test_micro_batches_that_auto_chooses_are_as_equal_as_they_can_be(
     assert size <= fitting
     assert -(-windows // size) == -(-windows // min(windows, fitting)), "no more micro-steps than with the largest"
     options.micro_batch_size = fitting
-    assert memory.choose_micro_batch_size(
-        options, windows, Mock(), model, precision, World(), progress
-    ) == min(windows, fitting), "what the experiment sets is kept"
+    assert memory.choose_micro_batch_size(options, windows, Mock(), model, precision, World(), progress) == min(
+        windows, fitting
+    ), "what the experiment sets is kept"
 
 
 @pytest.mark.parametrize("stay_local", [True, False])

@@ -1,7 +1,7 @@
 """FlexAttention: a kernel compiled for the mask, which skips blocks that are masked entirely. Trains on CUDA only.
 
-Evaluation and decoding use the fused kernels of `sdpa`, with the same masks: the kernel would be compiled anew for each
-length, and after eight of them torch would compute it unfused.
+Evaluation and decoding use the fused kernels of `sdpa`, with the same masks: the kernel would be compiled for each
+length again, and after eight of them torch would compute it unfused.
 
 Source: Dong et al. 2024, arXiv:2412.05496; torch.nn.attention.flex_attention.
 """

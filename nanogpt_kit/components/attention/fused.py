@@ -1,10 +1,9 @@
-"""Softmax attention by that of torch's fused kernels which torch chooses, for any view.
+"""Softmax attention for any view, by the fused kernel that torch chooses.
 
-`sdpa` computes it where no kernel is set, and `flex` where a kernel compiled for the mask would not pay.
+`sdpa` uses it where no kernel is set, and `flex` where a kernel compiled for the mask would not pay.
 
-Read in torch's sources and not run on a GPU: on GPUs of compute capability 9.0 and 10.0 torch prefers cuDNN's kernel,
-which makes a plan for each new shape. Reports of users are 40 to 400 ms a plan (pull requests 155958 and 191576 of
-PyTorch).
+Read in torch's sources, not run on a GPU: on GPUs of compute capability 9.0 and 10.0 torch prefers cuDNN's kernel, which
+makes a plan for each new shape. Users of PyTorch report 40 to 400 ms a plan (its pull requests 155958 and 191576).
 """
 
 from __future__ import annotations
