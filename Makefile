@@ -2,7 +2,7 @@
 PYTHON ?= python
 export OMP_WAIT_POLICY = passive
 
-.PHONY: quick test plugins check docs bench bench-nanogpt
+.PHONY: quick test plugins check docs bench bench-nanogpt gpu gpu-wheels
 
 quick:  # within 40 seconds
 	$(PYTHON) -m pytest -q -m quick
@@ -32,3 +32,9 @@ bench-nanogpt:  # the rows of docs/performance.md: `make bench-nanogpt NANOGPT=D
 		$(PYTHON) -m nanogpt_kit bench $$shape --nanogpt $(NANOGPT) || exit 1; done
 	for shape in "bench_baby --sample 1" "bench_baby --sample 16" "bench_gpt2 --sample 1"; do \
 		$(PYTHON) -m nanogpt_kit bench $$shape sample.max_new_tokens=200 --nanogpt $(NANOGPT) --rounds 6 || exit 1; done
+
+gpu:  # this version on one NVIDIA GPU, within ten minutes; without a GPU, or with DRY=1, only whether it runs to its end
+	PYTHON=$(PYTHON) bash tests/gpu/check.sh
+
+gpu-wheels:  # what `make gpu` installs on a machine without a network, for GPU_PYTHON=3.12: see tests/gpu/check.sh
+	PYTHON=$(PYTHON) bash tests/gpu/wheels.sh

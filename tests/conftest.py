@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import importlib
 import os
+import re
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -52,6 +53,18 @@ def own_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 FILES = Path(__file__).parent / "data"
 GIVEN = os.environ.get("NANOGPT_KIT_TEST_DATA")  # a folder with tiny Shakespeare and GPT-2's vocabulary
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """All tests run on the CPU, also on a machine with a GPU, unless `-m gpu` asks for it. CUDA reads the variable when
+    a test first asks for a GPU; commands that tests start inherit it."""
+    if not asks_for_gpu(config.getoption("markexpr")):
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""
+
+
+def asks_for_gpu(marks: str) -> bool:
+    """Whether an expression of `-m` names the mark `gpu` without `not` before it."""
+    return re.search(r"(?<!not )\bgpu\b", marks) is not None
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -284,6 +284,8 @@ FILES = {
 # Words of TOML, of other programs, and of records
 WORDS = {
     *("true", "false", "null", "~", "$DATA", "VERB", "\\u001b", "started", "weights", "block_size"),
+    *("-m gpu", "CUDA_VISIBLE_DEVICES", "CUDA_VISIBLE_DEVICES=MIG-...,MIG-...", "GPU-...", "nvidia-smi -L"),
+    *("expandable_segments", "PYTORCH_ALLOC_CONF=expandable_segments:True", "USE_LIBUV=0", "triton-windows"),
     *(
         "torch.compile",
         "encode_ordinary",
@@ -365,6 +367,7 @@ WORDS = {
         "make check",
         "make docs",
         "make bench",
+        "make gpu",
         ".ci/run",
         "lint-imports",
         "ruff check",

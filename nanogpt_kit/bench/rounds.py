@@ -69,6 +69,9 @@ def time_alternating(loaders: Sequence[Callable[[], Experiment]], rounds: int, s
                 "preparing %d of %d (compiling, where it is on, takes a minute)", len(timings) + 1, len(loaders)
             )
             timings.append(worker.submit(prepare_worker, load, seconds).result())
+        sizes = [timing.facts["micro_batch_size"] for timing in timings]
+        if len(set(sizes)) > 1:  # also where each is "auto", since the memory of a GPU is shared
+            logger.info("micro-batches of %s windows", " and ".join(map(str, sizes)))
         timers = [partial(time_round, worker, timing) for worker, timing in zip(workers, timings, strict=True)]
         for timing, rates in zip(timings, alternate(timers, rounds), strict=True):
             timing.rounds = rates
@@ -131,7 +134,7 @@ def init_worker(parent: int) -> None:
 def prepare_worker(load: Callable[[], Experiment], seconds: float) -> Timing:
     global _timed
     _timed = TimedTrainer(load())
-    step_seconds = _timed.time_steps(3) / 3
+    step_seconds = _timed.time_round(3) / 3
     return Timing(_timed.facts, max(1, round(seconds / step_seconds)))
 
 
@@ -142,7 +145,7 @@ def time_round(worker: ProcessPoolExecutor, timing: Timing) -> float:
 
 
 def time_steps(count: int) -> float:
-    return timed_trainer().time_steps(count)
+    return timed_trainer().time_round(count)
 
 
 def profile_parts(count: int) -> tuple[dict[str, float], int | None]:

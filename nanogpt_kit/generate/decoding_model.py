@@ -147,7 +147,8 @@ def record_cuda_graph(function: Callable[[Tensor], Tensor], like: Tensor) -> Cal
             function(inputs)
     torch.cuda.current_stream().wait_stream(stream)
     graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
+    # By default calls of other threads, as that which pins the next batches, would end the recording
+    with torch.cuda.graph(graph, capture_error_mode="thread_local"):
         outputs = function(inputs)
 
     def replay(ids: Tensor) -> Tensor:

@@ -20,6 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from nanogpt_kit.nn.device_copy import copy_to_device
 from nanogpt_kit.nn.splitmix import GOLDEN, splitmix64
 
 LARGE_VOCABULARY = 4096  # tokens from which it pays on a CPU to select the possible ones first
@@ -52,7 +53,7 @@ def state_increments(count: int, device: str) -> Tensor:
 def arrival_times(seeds: Sequence[int], index: int, strides: Tensor) -> Tensor:
     """(B, V) fp32, from an exponential distribution: for each text and possible token at `index`."""
     states = [as_int64(splitmix64(seed + (index + 1) * GOLDEN)) for seed in seeds]  # one for each text and index
-    x = torch.tensor(states, device=strides.device)[:, None] + strides  # (B, V) int64
+    x = copy_to_device(states, strides.device)[:, None] + strides  # (B, V) int64
     x = xor_shift_right(x, 30).mul_(as_int64(0xBF58476D1CE4E5B9))
     x = xor_shift_right(x, 27).mul_(as_int64(0x94D049BB133111EB))
     x = xor_shift_right(x, 31)

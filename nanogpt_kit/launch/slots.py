@@ -170,11 +170,10 @@ def allocate_slots(workers: int, device: str, nproc: int = 1) -> list[MachineSlo
 def allocate_gpu_slots(workers: int, nproc: int) -> list[MachineSlot]:
     import torch
 
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if visible:
-        gpus = [gpu.strip() for gpu in visible.split(",")]
-    else:
-        gpus = [str(index) for index in range(torch.cuda.device_count())]
+    visible, count = os.environ.get("CUDA_VISIBLE_DEVICES"), torch.cuda.device_count()
+    gpus = [gpu.strip() for gpu in visible.split(",")] if visible else [str(index) for index in range(count)]
+    if not any(gpu.startswith("MIG-") for gpu in gpus):  # of such instances CUDA shows a process one at a time
+        del gpus[count:]  # CUDA ignores all names from the first on that is not known here
     groups = [tuple(gpus[start : start + nproc]) for start in range(0, len(gpus) - nproc + 1, nproc)]
     if len(groups) < workers:
         raise too_many_workers(workers, f"there are {len(gpus)} GPUs, and a trial needs at least {nproc}")

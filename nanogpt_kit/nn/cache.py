@@ -8,6 +8,7 @@ from itertools import chain
 import torch
 from torch import Tensor
 
+from nanogpt_kit.nn.device_copy import copy_to_device
 from nanogpt_kit.nn.view import View
 
 
@@ -54,7 +55,7 @@ class KVCache:
             queries, keys = self.indices[:, self.length : end], self.indices[:, :end]
         if not self.starts:
             return View(queries, keys, causal_square=self.length == 0, unmasked=T == 1, slopes=slopes)
-        starts = torch.tensor(self.starts, device=device)[:, None]  # (B, 1)
+        starts = copy_to_device(self.starts, device)[:, None]  # (B, 1)
         positions = (queries - starts).clamp(min=0)  # padding gets one as well; its results are not used
         padding = queries < starts if self.length < max(self.starts) else None  # (B, T)
         return View(positions, keys - starts, causal_square=False, slopes=slopes, padding=padding)

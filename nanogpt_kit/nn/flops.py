@@ -22,7 +22,8 @@ from nanogpt_kit.nn.uninitialized import build_on_meta
 FORWARD_AND_BACKWARD = 3  # in forward passes
 MAX_MODULES = 20_000  # in some 1,500 layers: counting takes half a millisecond for each module
 
-# FLOP/s of dense bf16 and fp16 products with fp32 sums, from NVIDIA's data sheets. The longest matching name is used.
+# FLOP/s of dense bf16 and fp16 products with fp32 sums, from NVIDIA's data sheets, which also give those with sparsity
+# (twice as many) and in fp8 (four times, as for the RTX 6000 Ada). The longest matching name is used.
 PUBLISHED_PEAKS = {
     "B200": 2250e12,
     "GB200": 2500e12,
@@ -30,20 +31,28 @@ PUBLISHED_PEAKS = {
     "H100": 989e12,
     "H100 PCIe": 756e12,
     "H100 NVL": 835e12,
+    "H20": 148e12,
     "H800": 989e12,
     "GH200": 989e12,
     "A100": 312e12,
     "A40": 150e12,
     "A10": 125e12,
+    "A10G": 70e12,
     "L40S": 362e12,
     "L40": 181e12,
     "L4": 121e12,
     "V100": 125e12,  # fp16 only
     "T4": 65e12,  # fp16 only
+    "RTX A6000": 155e12,
+    "RTX 6000 Ada": 364e12,
     "RTX 3090": 71e12,
     "RTX 4090": 165e12,
     "RTX 5090": 210e12,
 }
+# Words that make a name that of another card, or of a part of one: "NVIDIA A100-SXM4-40GB MIG 1g.5gb"
+OTHER_CARDS = frozenset({"MIG", "GRID", "Ti", "SUPER", "Laptop", "Max", "D"})
+WITHOUT_TF32 = frozenset({"V100", "T4"})
+TF32_FRACTION = 0.5  # of those FLOP/s in tf32, by the same sheets: A100 156 of 312, H100 494 of 989, RTX 4090 83 of 165
 
 
 @dataclass(frozen=True)
@@ -109,8 +118,13 @@ def flops_per_token(module: nn.Module, T: int) -> float | None:
     return None
 
 
-def published_peak_flops(device: str) -> float | None:
-    """Peak FLOP/s of a GPU in 16-bit types, by torch's name for the device; None where it is not known."""
-    words = device.replace("-", " ").split()  # "NVIDIA A100-SXM4-40GB"
-    names = [name for name in PUBLISHED_PEAKS if all(part in words for part in name.split())]
-    return PUBLISHED_PEAKS[max(names, key=len)] if names else None
+def published_peak_flops(device: str, precision: str = "bf16") -> float | None:
+    """Peak FLOP/s of a GPU in bf16, fp16 or tf32, by torch's name for the device; None where it is not known."""
+    words = set(device.replace("-", " ").split())  # "NVIDIA A100-SXM4-40GB"
+    names = [name for name in PUBLISHED_PEAKS if words.issuperset(name.split())]
+    if not names or words & OTHER_CARDS:
+        return None
+    name = max(names, key=len)
+    if precision != "tf32":
+        return PUBLISHED_PEAKS[name]
+    return None if name in WITHOUT_TF32 else TF32_FRACTION * PUBLISHED_PEAKS[name]

@@ -40,7 +40,7 @@ class HashedDropout(nn.Dropout):
             if input.device.type == "cpu":
                 mask = torch.ops.nanogpt_kit.dropout_mask(keys, input.shape, threshold)
             else:
-                mask = torch_mask(keys.to(input.device), input, threshold)
+                mask = torch_mask(keys.to(input.device, non_blocking=True), input, threshold)
             return input * mask * kept_scale(threshold)  # type: ignore[no-any-return]
         current = TrainingPass.current()
         if current is None:
@@ -49,7 +49,7 @@ class HashedDropout(nn.Dropout):
         if input.device.type == "cpu":
             mask = dropout_mask(keys, input.shape, threshold)
         else:
-            mask = torch_mask(keys.to(input.device), input, threshold)
+            mask = torch_mask(keys.to(input.device, non_blocking=True), input, threshold)
         if self.inplace:
             return input.mul_(mask).mul_(kept_scale(threshold))
         return (input * mask).mul_(kept_scale(threshold))

@@ -19,7 +19,10 @@ from torch.autograd.function import once_differentiable
 
 from nanogpt_kit.nn.training_loss import TrainingLoss
 
-CHUNK_LOGITS = 2**25  # logits of one chunk: 128 MiB in fp32, some hundred tokens of GPT-2's vocabulary
+CHUNK_LOGITS = 2**25  # logits of a chunk on a CPU, about: 768 tokens of GPT-2's vocabulary, 74 MiB in bf16
+GPU_FACTOR = 8  # times as many on a GPU: the gradient of the weight is added seldom, and each logit takes 2 bytes
+TOKEN_MULTIPLE = 256  # tokens of a large chunk, since products of matrices are computed in tiles of up to 256 rows
+BLOCKS = 8  # blocks of a chunk, whose logits are in fp32: 18 MiB on a CPU, which stay in its cache from use to use
 IGNORED = -1  # the target of a token that is left out of the loss
 
 
@@ -125,8 +128,63 @@ def chunked_loss(x: Tensor, weight: Tensor, *arguments: Any) -> Any:
     return ChunkedLoss.apply(x, weight, *arguments)  # type: ignore[no-untyped-call]
 
 
+def chunk_and_block(rows: int, device: str) -> tuple[int, int]:
+    """The tokens of a chunk and of a block, for a weight with that many rows."""
+    size = max(1, CHUNK_LOGITS * (GPU_FACTOR if device == "cuda" else 1) // rows)
+    if size > TOKEN_MULTIPLE:
+        size = round(size / TOKEN_MULTIPLE) * TOKEN_MULTIPLE
+    return size, size if torch.compiler.is_compiling() else -(-size // BLOCKS)  # compiled, fp32 is in registers
+
+
+def loss_and_gradient(
+    raw: Tensor,
+    targets: Tensor,
+    vocab_size: int,
+    softcap: float | None,
+    label_smoothing: float,
+    z_loss: float,
+    needs_gradient: bool,
+) -> tuple[list[Tensor], Tensor | None]:
+    """The fp32 sums (loss, penalty, ...) of logits before the cap (n, rows), and their fp32 gradient (n, rows) if
+    needed. Whole rows are computed, with the padding, so that compiled code has one loop over them."""
+    index, counted = index_and_mask(targets)
+    target_logits = raw[:, :vocab_size].gather(1, index)  # (n, 1); torch refuses targets out of range
+    target_logits = apply_softcap(target_logits.float(), softcap)
+    logits = apply_softcap(raw.float(), softcap)  # (n, rows)
+    logits[:, vocab_size:] = -torch.inf
+    words = logits[:, :vocab_size]
+    largest = logits.amax(dim=1, keepdim=True)  # (n, 1)
+    powers = (logits - largest).exp_()  # (n, rows), 0 for padding
+    total = powers.sum(dim=1, keepdim=True)  # (n, 1)
+    log_partition = total.log() + largest  # (n, 1)
+    loss = ((log_partition - target_logits) * counted).sum()
+    sums = [loss, *penalties(words, target_logits, log_partition, counted, label_smoothing, z_loss)]
+    if not needs_gradient:
+        return sums, None
+    gradient = powers.mul_(counted * (1 + 2 * z_loss * log_partition) / total)  # (n, rows)
+    if label_smoothing:
+        gradient[:, :vocab_size] -= label_smoothing / vocab_size * counted
+    gradient = add_at(gradient, index, (label_smoothing - 1.0) * counted)
+    if softcap is not None:  # not of padding, where it would be 0 times infinity
+        gradient[:, :vocab_size] *= 1 - (words / softcap).square()  # the derivative of the cap
+    return sums, gradient
+
+
+def add_at(values: Tensor, index: Tensor, added: Tensor) -> Tensor:
+    """The values (n, rows), changed in place where uncompiled, plus `added` (n, 1) at `index` (n, 1)."""
+    if torch.compiler.is_compiling():  # a comparison is computed in registers; a scatter needs the values in memory
+        columns = torch.arange(values.size(1), device=values.device)
+        return values + torch.where(columns == index, added, 0.0)
+    return values.scatter_add_(1, index, added)
+
+
 class ChunkedLoss(torch.autograd.Function):
-    """The loss; with penalties (objective, loss, penalty, ...), of which the objective alone has gradients."""
+    """The loss; with penalties (objective, loss, penalty, ...), of which the objective alone has gradients.
+
+    The logits of a chunk are in memory in the type of the products, and are replaced by their gradient. In fp32 are the
+    logits of one block. Compiled, a block is a whole chunk: a GPU has its fp32 logits in registers, a CPU keeps their
+    exponentials.
+    """
 
     @staticmethod
     def forward(
@@ -142,41 +200,31 @@ class ChunkedLoss(torch.autograd.Function):
         device = x.device.type
         dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x.dtype
         short = weight.to(dtype)  # (rows, C)
-        loss = torch.zeros((), dtype=torch.float32, device=x.device)
-        terms = [torch.zeros_like(loss) for number in (label_smoothing, z_loss) if number]
         x_grad = torch.empty_like(x) if ctx.needs_input_grad[0] else None
         weight_grad = torch.zeros_like(weight, dtype=torch.float32) if ctx.needs_input_grad[1] else None
-        size = max(1, CHUNK_LOGITS // weight.size(0))
+        needs_gradient = x_grad is not None or weight_grad is not None
+        sums = [torch.zeros((), dtype=torch.float32, device=x.device)] * (1 + bool(label_smoothing) + bool(z_loss))
+        size, block_size = chunk_and_block(weight.size(0), device)
         for start in range(0, x.size(0), size):
-            part = slice(start, start + size)
-            features = x[part].to(dtype)  # (n, C)
-            logits = apply_softcap((features @ short.T).float(), softcap)  # (n, rows)
-            logits[:, vocab_size:] = -torch.inf
-            words = logits[:, :vocab_size]
-            index, counted = index_and_mask(targets[part])
-            target_logits = words.gather(1, index)  # (n, 1); torch refuses targets out of range
-            log_partition = torch.logsumexp(logits, dim=1, keepdim=True)  # (n, 1)
-            loss += ((log_partition - target_logits) * counted).sum()
-            added = penalties(words, target_logits, log_partition, counted, label_smoothing, z_loss)
-            terms = [term + value for term, value in zip(terms, added, strict=True)]
-            if x_grad is None and weight_grad is None:
-                continue
-            cap_slope = 1.0 if softcap is None else 1 - (logits / softcap).square()  # the cap's derivative
-            logit_grad = logits.softmax(dim=1)  # (n, rows)
-            if z_loss:
-                logit_grad *= 1 + 2 * z_loss * log_partition
-            if label_smoothing:
-                logit_grad -= label_smoothing / vocab_size
-            logit_grad.scatter_add_(1, index, torch.full_like(log_partition, label_smoothing - 1.0))
-            logit_grad = logit_grad * cap_slope * counted
-            logit_grad[:, vocab_size:] = 0.0  # with a cap it would be 0 times infinity
-            logit_grad = logit_grad.to(dtype)
+            chunk = slice(start, start + size)
+            features = x[chunk].to(dtype)  # (n, C)
+            logits = features @ short.T  # (n, rows)
+            for first in range(0, features.size(0), block_size):
+                block = slice(first, first + block_size)
+                raw, wanted = logits[block], targets[chunk][block]  # (b, rows), (b,)
+                values, gradient = loss_and_gradient(
+                    raw, wanted, vocab_size, softcap, label_smoothing, z_loss, needs_gradient
+                )
+                sums = [total + value for total, value in zip(sums, values, strict=True)]
+                if gradient is not None:
+                    raw.copy_(gradient)
             if x_grad is not None:
-                x_grad[part] = logit_grad @ short
+                x_grad[chunk] = logits @ short  # the logits are their gradient now
             if weight_grad is not None:
-                weight_grad += logit_grad.T @ features
+                weight_grad += logits.T @ features
         ctx.save_for_backward(x_grad, weight_grad)
         ctx.weight_dtype = weight.dtype
+        loss, *terms = sums
         if not terms:
             return loss
         ctx.mark_non_differentiable(loss, *terms)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import AbstractContextManager, nullcontext
+from typing import ClassVar
 
 from torch import Tensor, nn
 
@@ -15,7 +16,12 @@ class ParallelModel:
     """A model as one process computes it: call it like the model. Subclasses lay it out over several processes.
 
     They sum gradients over the processes and do not average them: the loss is already divided by the tokens of all.
+
+    `gradients_stay_local`: before the last micro-step gradients are in `parameter.grad` alone, so that without one
+    `zero_grad` discards them. Compiling then needs no reduction, in which other ranks wait where it fails on one.
     """
+
+    gradients_stay_local: ClassVar[bool] = False
 
     def __init__(self, model: nn.Module) -> None:
         self.model = model

@@ -56,6 +56,7 @@ VARIANTS: dict[str, Mapping[str, Any]] = {
     "groups of heads": {"n_kv_head": 1},
     "normalized queries and keys": {"qk_norm": True},
     "a soft cap": {"logit_softcap": 2.0},
+    "a residual stream in bf16": {"bf16_residual": True},
     "a window": {"attention": {"use": "sdpa", "window": 3}},
     "a window in one layer": {"attention": ["sdpa", {"use": "sdpa", "window": 3}]},
     "an attention for each layer": {"attention": ["naive", "sdpa"]},

@@ -212,11 +212,13 @@ class Trial:
     one_pass: Callable[[], None]
     device: str
     seed: int
+    local_pass: Callable[[], None] | None = None  # that reduces no gradients over the ranks; None: `one_pass`
 
     def compile(self) -> None:
+        """The first passes. Where they fail on one rank, no other waits for it in a reduction of gradients."""
         with isolated_rng(self.seed), unchanged_buffers(self.model):
             for _ in range(3 if self.device == "cuda" else 1):  # CUDA graphs are recorded at the second
-                self.one_pass()
+                (self.local_pass or self.one_pass)()
 
     def seconds(self, world: World, matters: Callable[[float], bool] = lambda _: True) -> float:
         """Seconds of the fastest of a few passes; of the first one where that does not matter."""

@@ -26,10 +26,10 @@ class Efficiency:
 
     @classmethod
     def of(cls, model: Model, vocab_size: int, ctx: RunContext, lengths: Collection[int]) -> Efficiency:
-        """Peaks are known for some GPUs and 16-bit types only; elsewhere the MFU is not computed."""
+        """Peaks are known for some GPUs, in 16-bit types and tf32; elsewhere the MFU is not computed."""
         if ctx.device != "cuda" or ctx.precision == "fp32":
             return cls({})
-        peak = published_peak_flops(torch.cuda.get_device_name())
+        peak = published_peak_flops(torch.cuda.get_device_name(), ctx.precision)
         module = build_on_meta(model, vocab_size) if peak else None
         if peak is None or module is None:
             return cls({})

@@ -17,6 +17,7 @@ from torch.autograd.graph import saved_tensors_hooks
 from nanogpt_kit.checkpoint.rng import isolated_rng
 from nanogpt_kit.core.errors import Fault, KitError, OutOfMemory, key_parts
 from nanogpt_kit.core.experiment import Experiment
+from nanogpt_kit.core.integers import ceil_div
 from nanogpt_kit.core.options import RunContext
 from nanogpt_kit.core.sections import Train
 from nanogpt_kit.core.step_plan import BATCH_TOKENS
@@ -161,7 +162,7 @@ def choose_micro_batch_size(
     world: World,
     progress: Progress,
 ) -> int:
-    """The experiment's micro_batch_size; omitted: all windows; "auto": the largest number that fits on every rank.
+    """The experiment's micro_batch_size; omitted: all windows; "auto": as few equal micro-batches as fit on every rank.
 
     A resumed run keeps what "auto" has found, since another number rounds differently.
     """
@@ -181,7 +182,9 @@ def choose_micro_batch_size(
     with isolated_rng(options.seed):
         size = largest_micro_batch(windows, loss_of, device, 1 if device == "cuda" else world.local_size)
     reshard(model)
-    return -world.max(-size)  # the smallest
+    smallest = -world.max(-size)
+    # As few micro-steps as with it, of equal sizes: another one for the last would be compiled, too
+    return ceil_div(windows, ceil_div(windows, smallest))
 
 
 def largest_micro_batch(windows: int, step: Callable[[int], object], device: str, processes: int) -> int:

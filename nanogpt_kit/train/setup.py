@@ -229,7 +229,8 @@ def machine_settings(experiment: Experiment, ctx: RunContext, vocab_size: int) -
     threads = torch.get_num_threads()
     cores = CoreAllocation.choose(experiment, ctx, vocab_size)
     torch.set_num_threads(cores.threads)
-    keep_freed_memory()
+    if ctx.device == "cpu":  # elsewhere what setup and checkpoints take for a moment would never be returned
+        keep_freed_memory()
     try:
         precision = Precision(ctx.precision, ctx.device)
         with precision.matmul_precision(), limited_threads(cores.chunks * cores.threads):

@@ -83,7 +83,9 @@ class Trainer:
         self.progress.micro_batch_size = choose_micro_batch_size(
             self.experiment.train, windows, largest_batch, self.model, self.precision, self.world, self.progress
         )
-        self.trial = Trial(self.model, self.trial_pass, self.precision.device, self.experiment.train.seed)
+        stay_local, seed = getattr(self.parallel, "gradients_stay_local", False), self.experiment.train.seed
+        local_pass = partial(self.trial_pass, False) if stay_local else self.trial_pass
+        self.trial = Trial(self.model, self.trial_pass, self.precision.device, seed, local_pass)
         self.compile = setup.compile_model(self.trial, self.progress)
         rates = rates_by_role(self.optimizer, self.schedules.peak_rates)
         self.summary: Mapping[str, str] = summarize_run(
@@ -132,11 +134,11 @@ class Trainer:
         with self.stop.signals.raise_on_first():
             self.compile = self.compile.warm_up(self.trial, self.world)
 
-    def trial_pass(self) -> None:
+    def trial_pass(self, reduces: bool = True) -> None:
         """A forward and backward pass over batches of each shape, without an update."""
         try:
             for batch in self.batches.of_each_shape(self.step, self.progress.micro_batch_size, self.cores.chunks):
-                self.accumulate(batch)
+                self.accumulate(batch, reduces)
         finally:
             self.optimizer.zero_grad(set_to_none=True)
 
@@ -174,14 +176,15 @@ class Trainer:
             self.world.require_same({"the losses": ", ".join(means)})
         return self.world.sum(means), grad_norm
 
-    def accumulate(self, batch: Batch) -> dict[str, Tensor]:
+    def accumulate(self, batch: Batch, reduces: bool = True) -> dict[str, Tensor]:
         """Sums the gradients of this rank's windows over micro-batches. Returns its part of the mean losses."""
         losses, size, seed = [], self.progress.micro_batch_size, self.experiment.train.seed
         micro_batches = batch.micro_batches(size, self.precision.device)
         for index, windows in enumerate(micro_batches):
             part = TrainingPass(seed, self.step, batch.first_index(index, size), len(windows[0]))
             part.seed_generator(self.precision.device)
-            with self.parallel.sync(last=index == len(micro_batches) - 1), part.entered():
+            is_last = reduces and index == len(micro_batches) - 1
+            with self.parallel.sync(last=is_last), part.entered():
                 with self.precision.autocast():
                     sums = TrainingLoss.of(self.parallel(*windows)).counted(batch.is_counted(index, size))
                 mean = sums.objective / batch.divisor  # of all ranks, so that every token weighs the same

@@ -42,6 +42,11 @@ class World:
         if self.size == 1:
             yield
             return
+        if device == "cuda" and not dist.is_nccl_available():
+            raise KitError(
+                f"{self.size} processes on GPUs need NCCL, and this torch is built without it, as all for Windows are; "
+                "train in one process, or on Linux"
+            )
         backend = "cpu:gloo,cuda:nccl" if device == "cuda" else "gloo"
         try:
             dist.init_process_group(backend, timeout=COLLECTIVE_TIMEOUT, rank=self.rank, world_size=self.size)

@@ -144,6 +144,27 @@ def test_isolated_random_numbers_leave_the_others_unchanged() -> None:
         assert draws() == inside
 
 
+def test_a_checkpoint_has_the_generator_of_the_gpu_in_use(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A resumed process may have it under another index; checkpoints of 0.1 have those of all GPUs."""
+    generators, current = [torch.full((4,), gpu, dtype=torch.uint8) for gpu in range(4)], [2]
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "manual_seed_all", lambda seed: None)
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: current[0])
+    monkeypatch.setattr(torch.cuda, "get_rng_state", lambda: generators[current[0]].clone())
+    monkeypatch.setattr(torch.cuda, "set_rng_state", lambda state: generators[current[0]].copy_(state))
+    state = rng_state()
+    assert [one.tolist() for one in state["cuda"]] == [[2] * 4]
+    current[0] = 0
+    set_rng_state(state)
+    assert [int(one[0]) for one in generators] == [2, 1, 2, 3]
+    current[0] = 1
+    set_rng_state({**state, "cuda": [torch.full((4,), 10 + gpu, dtype=torch.uint8) for gpu in range(8)]})
+    assert [int(one[0]) for one in generators] == [2, 11, 2, 3]
+    current[0] = 3
+    set_rng_state({**state, "cuda": []})  # of a run that began on a CPU
+    assert [int(one[0]) for one in generators] == [2, 11, 2, 3]
+
+
 def test_a_description_of_shards_that_would_run_code_is_refused(tmp_path: Path) -> None:
     from nanogpt_kit.checkpoint import shards
 

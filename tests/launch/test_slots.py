@@ -79,6 +79,7 @@ def test_fewer_threads_may_be_asked_for_and_all_processes_share_the_cores(
         ("6,4", 2, 1, ["6", "4"]),
         ("6, 4", 2, 1, ["6", "4"]),
         ("GPU-8932f937,GPU-d72de6e5", 2, 1, ["GPU-8932f937", "GPU-d72de6e5"]),
+        ("3,2,1,0,9", 4, 1, ["3", "2", "1", "0"]),
     ],
 )
 def test_a_slot_has_as_many_gpus_as_a_trial_has_processes(
@@ -94,7 +95,15 @@ def test_a_slot_has_as_many_gpus_as_a_trial_has_processes(
     assert not any(slot.cores for slot in made)
 
 
-@pytest.mark.parametrize(("said", "found"), [("0", 1), (None, 1), ("", 0)])
+def test_each_instance_of_a_divided_gpu_is_a_slot(monkeypatch: pytest.MonkeyPatch) -> None:
+    """CUDA shows a process the first of them alone."""
+    names = [f"MIG-{index}4a2d-{index}" for index in range(3)]
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", ",".join(names))
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    assert gpus(allocate_slots(3, "cuda")) == names
+
+
+@pytest.mark.parametrize(("said", "found"), [("0", 1), (None, 1), ("", 0), ("0,7", 1), ("7,0", 0)])
 def test_more_workers_than_gpus_are_refused(monkeypatch: pytest.MonkeyPatch, said: str | None, found: int) -> None:
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     if said is not None:

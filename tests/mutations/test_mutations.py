@@ -1,5 +1,5 @@
-"""The default tests catch the mistakes of mutations.toml: each is planted in a copy of the package, and the tests named
-beside it must fail there.
+"""The tests catch the mistakes of mutations.toml: each is planted in a copy of the package, and the tests named beside
+it must fail there. They are default tests, except for mistakes that only another device shows.
 """
 
 from __future__ import annotations
@@ -25,13 +25,14 @@ SECONDS = 600  # for one start of pytest, which takes a few, and all tests 20
 
 @dataclass(frozen=True)
 class Mutation:
-    """A mistake, and the default tests that notice it."""
+    """A mistake, and the tests that notice it."""
 
     broken: str
     file: str  # in nanogpt_kit
     text: str  # occurs once in the file
     becomes: str
     caught_by: tuple[str, ...]  # node ids, each of a test with all its parameters
+    slow: bool = False  # by slow tests, else by default ones
 
     @property
     def path(self) -> Path:
@@ -59,7 +60,7 @@ def test_a_mutation_still_applies(mutation: Mutation) -> None:
 
 
 @each_mutation
-def test_the_tests_of_a_mutation_are_default_tests(mutation: Mutation) -> None:
+def test_the_tests_of_a_mutation_are_marked_as_it_says(mutation: Mutation) -> None:
     assert mutation.caught_by
     for node in mutation.caught_by:
         file, _, name = node.partition("[")[0].partition("::")
@@ -67,7 +68,7 @@ def test_the_tests_of_a_mutation_are_default_tests(mutation: Mutation) -> None:
         marks = [statement for statement in module.body if ast.unparse(statement).startswith("pytestmark")]
         [test] = [part for part in module.body if isinstance(part, ast.FunctionDef) and part.name == name]
         marked = " ".join(map(ast.unparse, [*marks, *(mark for mark in test.decorator_list if is_mark(mark))]))
-        assert not re.search(r"mark\.(slow|gpu)", marked), node
+        assert re.findall(r"mark\.(slow|gpu)", marked) == (["slow"] if mutation.slow else []), node
 
 
 def is_mark(decorator: ast.expr) -> bool:
@@ -96,8 +97,8 @@ def python(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=SECONDS)
 
 
-def run_tests(folder: Path, nodes: tuple[str, ...]) -> subprocess.CompletedProcess[str]:
-    return python(folder, "-m", "pytest", "-q", "-rfE", "--tb=short", *nodes)
+def run_tests(folder: Path, nodes: tuple[str, ...], slow: bool) -> subprocess.CompletedProcess[str]:
+    return python(folder, "-m", "pytest", "-q", "-rfE", "--tb=short", *(["-m", "slow"] if slow else []), *nodes)
 
 
 @contextmanager
@@ -111,8 +112,10 @@ def planted(mutation: Mutation, copy: Path) -> Iterator[None]:
 
 
 @pytest.mark.slow
-def test_the_named_tests_pass_in_a_copy_without_a_mutation(copy: Path) -> None:
-    done = run_tests(copy, tuple({node: None for mutation in MUTATIONS for node in mutation.caught_by}))
+@pytest.mark.parametrize("slow", [False, True], ids=["default tests", "slow tests"])
+def test_the_named_tests_pass_in_a_copy_without_a_mutation(slow: bool, copy: Path) -> None:
+    nodes = {node: None for mutation in MUTATIONS if mutation.slow == slow for node in mutation.caught_by}
+    done = run_tests(copy, tuple(nodes), slow)
     assert done.returncode == 0, done.stdout + done.stderr
 
 
@@ -120,7 +123,7 @@ def test_the_named_tests_pass_in_a_copy_without_a_mutation(copy: Path) -> None:
 @each_mutation
 def test_a_mutation_is_caught_by_each_of_its_tests(mutation: Mutation, copy: Path) -> None:
     with planted(mutation, copy):
-        done = run_tests(copy, mutation.caught_by)
+        done = run_tests(copy, mutation.caught_by, mutation.slow)
     output = done.stdout + done.stderr
     assert done.returncode == 1, output  # 1: tests failed; others mean that they could not be run
     assert not re.search(r"^ERROR ", done.stdout, re.MULTILINE), output

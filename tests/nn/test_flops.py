@@ -66,12 +66,30 @@ def test_a_part_that_wants_real_numbers_leaves_the_flops_unknown() -> None:
         "NVIDIA L40S": 362,
         "Tesla V100-SXM2-16GB": 125,
         "NVIDIA GeForce RTX 4090": 165,
+        "NVIDIA A10G": 70,
+        "NVIDIA H20": 148,
+        "NVIDIA RTX A6000": 155,
+        "NVIDIA RTX 6000 Ada Generation": 364,
+        "Quadro RTX 6000": None,
         "Quadro T400": None,
+        "NVIDIA H100 80GB HBM3 MIG 1g.10gb": None,
+        "NVIDIA GeForce RTX 3090 Ti": None,
+        "NVIDIA GeForce RTX 4090 D": None,
+        "NVIDIA GeForce RTX 4090 Laptop GPU": None,
+        "GRID A100-10C": None,
         "Voodoo 2": None,
     }.items(),
 )
 def test_peaks_are_found_by_whole_words_of_the_name(name: str, tera: float | None) -> None:
     assert published_peak_flops(name) == (None if tera is None else tera * 1e12)
+
+
+@pytest.mark.parametrize(
+    ("name", "tera"),
+    [("NVIDIA A100-SXM4-40GB", 156), ("NVIDIA H100 80GB HBM3", 494.5), ("NVIDIA L4", 60.5), ("Tesla T4", None)],
+)
+def test_products_in_tf32_have_a_peak_of_their_own(name: str, tera: float | None) -> None:
+    assert published_peak_flops(name, "tf32") == (None if tera is None else tera * 1e12)
 
 
 def test_utilisation_is_told_where_the_peak_is_known(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -87,6 +105,8 @@ def test_utilisation_is_told_where_the_peak_is_known(monkeypatch: pytest.MonkeyP
     halves = [both.metrics({length: 1e6})["perf/mfu"] for length in (512, 1024)]
     assert both.metrics({512: 1e6, 1024: 1e6}) == {"perf/mfu": pytest.approx(sum(halves))}
     assert Efficiency.of(GPT2, 50257, RunContext(precision="fp32", **ctx), (1024,)).metrics({1024: 1e6}) == {}
+    tf32 = Efficiency.of(GPT2, 50257, RunContext(precision="tf32", **ctx), (512, 1024)).metrics({1024: 1e6})
+    assert tf32 == {"perf/mfu": pytest.approx(2 * longer["perf/mfu"])}
     cpu = RunContext(device="cpu", precision="bf16", world_size=1, splits=(), block_size=1024)
     assert Efficiency.of(GPT2, 50257, cpu, (1024,)).metrics({1024: 1e6}) == {}
 

@@ -61,7 +61,7 @@ def with_gradients(loss: Tensor, *leaves: Tensor) -> tuple[Tensor, ...]:
     return loss.detach(), *torch.autograd.grad(loss, leaves)
 
 
-def assert_close(one: tuple[Tensor, ...], other: tuple[Tensor, ...], tolerance: float = 1e-5) -> None:
+def assert_close(one: tuple[Tensor, ...], other: tuple[Tensor, ...], tolerance: float = 2e-6) -> None:
     for a, b in zip(one, other, strict=True):
         torch.testing.assert_close(a.double(), b.double(), rtol=tolerance, atol=tolerance)
 
@@ -226,10 +226,49 @@ def test_by_chunks_no_tensor_holds_all_logits_and_the_peak_falls_to_a_third(
     assert seen["at once"].largest >= tokens * vocabulary, "or this test sees nothing"
     assert seen["by chunks"].largest <= limit
     assert seen["by chunks"].peak <= seen["at once"].peak / 3
-    assert_close(results["by chunks"], results["at once"])
+    assert_close(results["by chunks"], results["at once"], tolerance=1e-5)
 
 
-def test_the_default_chunk_is_smaller_than_a_batch_of_gpt2() -> None:
+class LargestOfType(TorchDispatchMode):
+    """The most elements of a result, by its type."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.elements: dict[torch.dtype, int] = {}
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
+        result = func(*args, **(kwargs or {}))
+        for tensor in result if isinstance(result, tuple | list) else [result]:
+            if isinstance(tensor, Tensor):
+                self.elements[tensor.dtype] = max(self.elements.get(tensor.dtype, 0), tensor.numel())
+        return result
+
+
+@pytest.mark.parametrize("softcap", [None, SOFTCAP])
+def test_in_bf16_only_a_block_of_logits_is_in_fp32(monkeypatch: pytest.MonkeyPatch, softcap: float | None) -> None:
+    tokens, size, rows, chunk = 96, 2, 8_192, 32  # 16,384 weights, fewer than the logits of a block
+    monkeypatch.setattr(loss_module, "CHUNK_LOGITS", chunk * rows)
+    generator = torch.Generator().manual_seed(1)
+    x = torch.randn(tokens, size, generator=generator, requires_grad=True)
+    weight = torch.randn(rows, size, generator=generator, requires_grad=True)
+    targets = torch.randint(0, rows, (tokens,), generator=generator)
+    with LargestOfType() as largest, torch.autocast("cpu", dtype=torch.bfloat16):
+        linear_cross_entropy(x, weight, targets, rows, softcap).backward()
+    assert largest.elements[torch.bfloat16] == chunk * rows
+    assert largest.elements[torch.float32] == chunk // loss_module.BLOCKS * rows
+
+
+@pytest.mark.parametrize(
+    ("rows", "device", "size", "block"),
+    [(50_304, "cpu", 768, 96), (50_304, "cuda", 5_376, 672), (256_000, "cpu", 131, 17), (2**26, "cpu", 1, 1)],
+)
+def test_large_chunks_are_multiples_of_a_tile_and_larger_on_a_gpu(
+    rows: int, device: str, size: int, block: int
+) -> None:
+    assert loss_module.chunk_and_block(rows, device) == (size, block)
+
+
+def test_a_chunk_is_smaller_than_a_batch_of_gpt2() -> None:
     assert loss_module.CHUNK_LOGITS * 10 < 8 * 1024 * 50_304
 
 

@@ -142,7 +142,7 @@ def test_a_forward_pass_lowers_its_view_once_for_all_layers(
     model = model_of(attention, position)
     model(torch.zeros(2, 5, dtype=torch.long))
     assert ("mask", attention.window) in lowered
-    assert ("penalty" in lowered) == (position == "alibi" and not isinstance(attention, Flex))
+    assert ("penalty" in lowered) == (position == "alibi")
     assert set(lowered.values()) == {1}
     before = set(lowered)
     cache = KVCache(7)
@@ -168,13 +168,13 @@ def test_the_fused_kernel_of_every_layer_gets_the_same_mask(position: str, monke
     assert all(mask is masks[0] for mask in masks)
 
 
-@torch.no_grad()
 @pytest.mark.parametrize("position", ["learned", "alibi"])
 def test_blocks_of_a_mask_are_found_once_for_all_layers(position: str, monkeypatch: pytest.MonkeyPatch) -> None:
     made: list[tuple[Any, ...]] = []
     create = flex_module.create_block_mask
     monkeypatch.setattr(flex_module, "create_block_mask", lambda *args, **kw: made.append(args) or create(*args, **kw))
-    model_of(Flex(window=2), position)(torch.zeros(2, 5, dtype=torch.long))
+    # Without gradients it would use the fused kernels; on a CPU it has no backward pass
+    model_of(Flex(window=2), position).requires_grad_(False)(torch.zeros(2, 5, dtype=torch.long))
     assert len(made) == 1
 
 

@@ -1,5 +1,8 @@
 """FlexAttention: a kernel compiled for the mask, which skips blocks that are masked entirely. Trains on CUDA only.
 
+Evaluation and decoding use the fused kernels of `sdpa`, with the same masks: the kernel would be compiled for each
+length again, and after eight of them torch would compute it unfused.
+
 Source: Dong et al. 2024, arXiv:2412.05496; torch.nn.attention.flex_attention.
 """
 
@@ -11,11 +14,11 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.attention.flex_attention import create_block_mask, flex_attention
 
 from nanogpt_kit.api import Attention, Field, KitError, LayerContext, RunContext, View
+from nanogpt_kit.components.attention.fused import attend_fused
 
 
 class Flex(Attention):
@@ -47,9 +50,10 @@ class BlockSparseAttention(nn.Module):
         self.window = options.window
 
     def forward(self, q: Tensor, k: Tensor, v: Tensor, view: View) -> Tensor:
+        # The meta device counts FLOPs, and flex has no meta kernels
+        if q.is_meta or q.size(2) != k.size(2) or not torch.is_grad_enabled():
+            return attend_fused(q, k, v, view, self.window)
         grouped = k.size(1) != q.size(1)
-        if q.is_meta:  # for shapes and FLOPs, which flex does not support on meta
-            return F.scaled_dot_product_attention(q, k, v, enable_gqa=grouped)
         blocks = view.cached(("flex", self.window), lambda: block_mask(view, self.window, q, k))
         y: Tensor = attend(q, k, v, score_mod=penalty(view), block_mask=blocks, enable_gqa=grouped)  # (B, H, T, D)
         return y
@@ -57,10 +61,10 @@ class BlockSparseAttention(nn.Module):
 
 def block_mask(view: View, window: int | None, q: Tensor, k: Tensor) -> Any:
     """Which blocks of keys each block of queries attends to."""
-    mask = view.mask(window).expand(q.size(0), 1, -1, -1)
+    mask = view.mask(window)[:, 0].expand(q.size(0), -1, -1)  # an index that is a number would be sent to the device
 
     def attends(b: Tensor, h: Tensor, i: Tensor, j: Tensor) -> Tensor:
-        return mask[b, 0, i, j]
+        return mask[b, i, j]
 
     return create_block_mask(attends, q.size(0), None, q.size(2), k.size(2), device=str(q.device))
 
@@ -70,14 +74,18 @@ def penalty(view: View) -> Callable[..., Tensor] | None:
     if view.slopes is None:
         return None
     slopes = view.slopes.float()
-    queries, keys = view.query_positions, view.key_positions
-    by_query_row, by_key_row = queries.size(0) > 1, keys.size(0) > 1  # else all rows have the same positions
+    query_at, key_at = position_at(view.query_positions), position_at(view.key_positions)
 
     def score_mod(score: Tensor, b: Tensor, h: Tensor, i: Tensor, j: Tensor) -> Tensor:
-        distance = keys[b if by_key_row else 0, j] - queries[b if by_query_row else 0, i]
-        return score + slopes[h] * distance
+        return score + slopes[h] * (key_at(b, j) - query_at(b, i))
 
     return score_mod
+
+
+def position_at(positions: Tensor) -> Callable[[Tensor, Tensor], Tensor]:
+    """The position at an index of a row of positions (1 or B, T), which are the same in all rows where there is one."""
+    of_all_rows = positions[0] if positions.size(0) == 1 else None  # by a number: flex would send it to the device
+    return lambda row, index: positions[row, index] if of_all_rows is None else of_all_rows[index]
 
 
 def attend(*args: Any, **kwargs: Any) -> Any:

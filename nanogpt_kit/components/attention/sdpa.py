@@ -17,6 +17,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from nanogpt_kit.api import Attention, Field, KitError, LayerContext, RunContext, View
 from nanogpt_kit.components.attention.causal_blocks import BLOCK, attend_in_blocks, timed_attention
+from nanogpt_kit.components.attention.fused import attend_fused
 
 KERNELS = {
     "flash": SDPBackend.FLASH_ATTENTION,
@@ -91,31 +92,16 @@ class FusedAttention(nn.Module):
         if (plain and in_blocks) or (dropout and on_cpu):  # there fused kernels draw other masks
             window = None if fits and view.causal_square else self.window
             return attend_in_blocks(q, k, v, view, window, self.drop)
-        fused = partial(F.scaled_dot_product_attention, dropout_p=dropout, enable_gqa=k.size(1) != q.size(1))
-        if view.unmasked and view.slopes is None and fits:  # as for a single new token after a cache
-            return fused(q, k, v)
-        if not (plain and fits):  # few fused kernels take masks, so torch chooses one
-            return fused(q, k, v, attn_mask=self.mask(view, q))
-        if self.backend == "auto":
-            return fused(q, k, v, is_causal=True)
+        if self.backend == "auto" or not (plain and fits):  # few fused kernels take masks, so torch chooses one
+            return attend_fused(q, k, v, view, self.window, dropout)
         try:
             with sdpa_kernel(KERNELS[self.backend]):
-                return fused(q, k, v, is_causal=True)
+                return F.scaled_dot_product_attention(
+                    q, k, v, dropout_p=dropout, is_causal=True, enable_gqa=k.size(1) != q.size(1)
+                )
         except RuntimeError as error:
             if "No available kernel" not in str(error):
                 raise
             raise KitError(
                 f"sdpa: backend {self.backend!r} has no kernel for these heads, type or dropout here; use auto"
             ) from None
-
-    def mask(self, view: View, q: Tensor) -> Tensor:
-        """(1 or B, 1, T, S) bool; with slopes (1 or B, H, T, S) to be added to the scores."""
-        mask = view.mask(self.window)
-        if view.slopes is None:
-            return mask
-
-        def make() -> Tensor:
-            return view.penalty().masked_fill(~mask, float("-inf")).to(q.dtype)
-
-        added: Tensor = view.cached(("sdpa", self.window, q.dtype), make)
-        return added

@@ -16,7 +16,8 @@ logger = logging.getLogger(__name__)
 
 GPT2_OPTIONS: Mapping[str, tuple[Any, ...] | None] = {  # of [model]: the possible values; None: any
     **dict.fromkeys(("n_layer", "n_head", "n_embd", "block_size", "dropout", "bias", "weight_tying")),
-    **dict.fromkeys(("vocab_multiple", "document_mask", "init_from")),  # not part of the function from tokens to logits
+    # not part of the function from tokens to logits
+    **dict.fromkeys(("vocab_multiple", "document_mask", "init_from", "bf16_residual")),
     **dict.fromkeys(("norm.eps", "norm.bias", "mlp.approximate", "mlp.width")),
     "use": ("gpt",),
     "qk_norm": (False,),

@@ -31,6 +31,7 @@ from nanogpt_kit.api import (
     Norm,
     Position,
     Positional,
+    RunContext,
     TrainingLoss,
     View,
     add_extras,
@@ -62,6 +63,9 @@ class GPT(Model):
     logit_softcap: float | None = Field(
         None, gt=0, description="soft cap: logits are squashed into ± this; omitted: none"
     )
+    bf16_residual: bool = Field(
+        False, description="residual stream in bf16 from the embedding to the last norm, in a run in bf16"
+    )
     vocab_multiple: int = Field(
         64,
         ge=1,
@@ -90,6 +94,12 @@ class GPT(Model):
         check_mixer_options(self)
         return self
 
+    def refusal_reason(self, ctx: RunContext) -> str | None:
+        if self.bf16_residual and ctx.precision != "bf16":
+            remedy = 'set train.precision = "bf16", or leave it out'
+            return f"bf16_residual requires a run in bf16, and this one computes in {ctx.precision}; {remedy}"
+        return None
+
     @property
     def relative(self) -> bool:  # type: ignore[override]
         return all(position.relative for position in listed(self.position))
@@ -114,6 +124,7 @@ class Transformer(nn.Module):
         self.block_size = ctx.block_size
         self.vocab_size = model.vocab_size
         self.logit_softcap = parts.logit_softcap
+        self.bf16_residual = parts.bf16_residual
         self.multipliers = model.multipliers
         rows = -(-self.vocab_size // parts.vocab_multiple) * parts.vocab_multiple  # rounded up
         self.wte = nn.Embedding(rows, ctx.n_embd)
@@ -168,10 +179,13 @@ class Transformer(nn.Module):
         for position in positions:
             x = position.embed(x, view.query_positions)
         x = self.drop(x)
+        is_short = self.bf16_residual and computes_in_bf16(x)
+        x = x.bfloat16() if is_short else x
         views = [view.with_slopes(position.slopes()) for position in positions]
         for layer, block in enumerate(self.h):
             index = layer % len(positions)
             x = take_extra(extras, "block", block(x, positions[index], views[index], cache))
+            x = x.bfloat16() if is_short else x  # a mixer may return fp32
         if cache is not None:
             cache.advance(ids.size(1))
         return x
@@ -191,6 +205,12 @@ class Transformer(nn.Module):
         self.block_size = block_size
         for name in self.positions:
             getattr(self, name).crop(block_size)
+
+
+def computes_in_bf16(x: Tensor) -> bool:
+    """Whether matrix products of x are computed in bf16, by autocast."""
+    device = x.device.type
+    return not x.is_meta and torch.is_autocast_enabled(device) and torch.get_autocast_dtype(device) == torch.bfloat16
 
 
 class Block(nn.Module):

@@ -30,6 +30,7 @@ class DDP(Parallel):
 
 
 class ReplicatedModel(ParallelModel):
+    gradients_stay_local = True
     model: DistributedDataParallel
 
     def sync(self, last: bool) -> AbstractContextManager[None]:

@@ -12,6 +12,7 @@ from contextlib import AbstractContextManager, nullcontext
 
 import torch
 from torch import nn
+from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 
 from nanogpt_kit.api import Field, Parallel, ParallelModel, RunContext
@@ -35,9 +36,12 @@ class FSDP(Parallel):
 
     def wrap(self, model: nn.Module, ctx: RunContext) -> ParallelModel:
         policy = MixedPrecisionPolicy(param_dtype=DTYPES.get(ctx.precision), reduce_dtype=torch.float32)
+        # Without a mesh torch takes the machine's GPUs, also for a run on its CPU
+        mesh = init_device_mesh(ctx.device, (ctx.world_size,))
         for block in ParallelModel.blocks(model):
-            fully_shard(block, mp_policy=policy, reshard_after_forward=self.reshard_after_forward)
-        fully_shard(model, mp_policy=policy, reshard_after_forward=self.reshard_after_forward)
+            fully_shard(block, mesh=mesh, mp_policy=policy, reshard_after_forward=self.reshard_after_forward)
+        # The backward pass begins with the embedding and the head, and would gather them again at once
+        fully_shard(model, mesh=mesh, mp_policy=policy, reshard_after_forward=False)
         return ShardedModel(model)
 
 

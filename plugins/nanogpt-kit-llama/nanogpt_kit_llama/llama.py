@@ -40,7 +40,8 @@ SLOWED = {  # options of llama3_rope by Llama's names
 SLOWED_ROPE = "nanogpt-kit-llama/llama3_rope"
 EXPRESSIBLE: Mapping[str, tuple[Any, ...] | None] = {  # options of [model]: the possible values; None: any
     **dict.fromkeys(("n_layer", "n_head", "n_kv_head", "n_embd", "block_size", "dropout", "weight_tying", "bias")),
-    **dict.fromkeys(("vocab_multiple", "document_mask", "init_from", "norm.eps", "mlp.width", "attention.window")),
+    **dict.fromkeys(("vocab_multiple", "document_mask", "init_from", "bf16_residual")),
+    **dict.fromkeys(("norm.eps", "mlp.width", "attention.window")),
     **dict.fromkeys(("position.base", *(f"position.{name}" for name in SLOWED.values()))),
     "use": ("gpt",),
     "qk_norm": (False,),
