@@ -2,8 +2,8 @@
 
 `sdpa` uses it where no kernel is set, and `flex` where a kernel compiled for the mask would not pay.
 
-Read in torch's sources, not run on a GPU: on GPUs of compute capability 9.0 and 10.0 torch prefers cuDNN's kernel, which
-makes a plan for each new shape. Users of PyTorch report 40 to 400 ms a plan (its pull requests 155958 and 191576).
+Read in torch's sources, not run on a GPU: at compute capability 9.0 and 10.0 torch prefers cuDNN's kernel, which makes
+a plan for each new shape. Users of PyTorch report 40 to 400 ms a plan (its pull requests 155958 and 191576).
 """
 
 from __future__ import annotations
