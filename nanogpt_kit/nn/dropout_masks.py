@@ -64,14 +64,16 @@ def numpy_mask(keys: np.ndarray, columns: int, threshold: int) -> np.ndarray:
         return kept.view(np.uint8)
     words = (columns + 1) // 2
     size = min(words, BLOCK_WORDS)
-    indices, block, shifted = np.arange(size, dtype=np.uint32), np.empty(size, np.uint32), np.empty(size, np.uint32)
+    together = max(1, min(len(keys), BLOCK_WORDS // max(1, size)))  # rows that fill a block
+    indices = np.arange(size, dtype=np.uint32)
+    block, shifted = np.empty(together * size, np.uint32), np.empty(together * size, np.uint32)
     limit, (first, second) = np.uint16(threshold), map(np.uint32, MULTIPLIERS)
-    for row, (low, high) in zip(kept, keys, strict=True):
+    for top in range(0, len(keys), together):
+        rows, low, high = kept[top : top + together], keys[top : top + together, :1], keys[top : top + together, 1:]
         for begin in range(0, words, BLOCK_WORDS):
             count = min(size, words - begin)
-            x, y = block[:count], shifted[:count]
-            np.add(indices[:count], np.uint32(begin), out=x)
-            np.bitwise_xor(x, low, out=x)
+            x, y = (part[: len(rows) * count].reshape(len(rows), count) for part in (block, shifted))  # (R, W)
+            np.bitwise_xor(indices[:count] + np.uint32(begin), low, out=x)
             np.right_shift(x, 16, out=y)
             np.bitwise_xor(x, y, out=x)
             np.multiply(x, first, out=x)
@@ -81,8 +83,8 @@ def numpy_mask(keys: np.ndarray, columns: int, threshold: int) -> np.ndarray:
             np.multiply(x, second, out=x)
             np.right_shift(x, 16, out=y)
             np.bitwise_xor(x, y, out=x)
-            of_block = row[2 * begin : 2 * (begin + count)]
-            np.greater_equal(x.view("<u2")[: len(of_block)], limit, out=of_block)
+            of_block = rows[:, 2 * begin : 2 * (begin + count)]
+            np.greater_equal(x.view("<u2")[:, : of_block.shape[1]], limit, out=of_block)
     return kept.view(np.uint8)
 
 
