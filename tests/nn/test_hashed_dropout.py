@@ -141,9 +141,7 @@ def test_rows_that_are_hashed_together_have_the_masks_of_each_alone(
     keys = row_keys(call_key=3, first_window=0, n_windows=5, rows=5)
     alone = np.concatenate([numpy_mask(key[None], columns, 20_000) for key in keys])
     assert np.array_equal(numpy_mask(keys, columns, 20_000), alone)
-    monkeypatch.setattr(
-        dropout_masks, "BLOCK_WORDS", 12
-    )  # some rows, or less than one
+    monkeypatch.setattr(dropout_masks, "BLOCK_WORDS", 12)  # some rows, or less than one
     assert np.array_equal(numpy_mask(keys, columns, 20_000), alone)
 
 
