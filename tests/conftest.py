@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import importlib
+import itertools
 import os
 import re
 import sys
@@ -38,9 +39,21 @@ def real_processes(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("subprocess.Popen", launcher.RealPopen)
 
 
+COUNT = itertools.count()  # of tests
+
+
 @pytest.fixture(autouse=True)
-def own_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nothing that a test runs may write into the user's folders."""
+def own_folders(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing that a test runs may write into the user's folders.
+
+    A test that asks for no folder gets names of folders that do not exist yet: to make one, pytest lists all others.
+    """
+    if "tmp_path" in request.fixturenames:
+        tmp_path = request.getfixturevalue("tmp_path")
+    else:
+        tmp_path = tmp_path_factory.getbasetemp() / f"unasked-{next(COUNT)}"
     for variable, folder in {
         "NANOGPT_KIT_RUNS": "runs",
         "NANOGPT_KIT_DATA": "data",

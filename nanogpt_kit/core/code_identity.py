@@ -138,13 +138,14 @@ def source_files(root: Path, excluded: frozenset[str]) -> Iterator[SourceFile]:
         yield root.name, str(root), status.st_size, status.st_mtime_ns
         return
     for folder, folders, files in os.walk(root):
-        at_top = Path(folder) == root
+        at_top = folder == os.fspath(root)
+        below = "" if at_top else os.path.relpath(folder, root).replace(os.sep, "/") + "/"
         folders[:] = sorted(name for name in folders if name[0] not in "._" and not (at_top and name in excluded))
         for name in sorted(files):
             if name.endswith(SOURCE_SUFFIXES) and name[0] != "." and not (at_top and name in excluded):
                 path = os.path.join(folder, name)
                 status = os.stat(path)
-                yield os.path.relpath(path, root).replace(os.sep, "/"), path, status.st_size, status.st_mtime_ns
+                yield below + name, path, status.st_size, status.st_mtime_ns
 
 
 @functools.cache

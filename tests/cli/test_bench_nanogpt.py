@@ -101,7 +101,10 @@ def test_a_temporary_folder_that_train_py_cannot_be_told_is_refused(
     assert (told.code, "set TMPDIR to another folder than" in told.err) == (2, True)
 
 
-def test_a_failing_checkout_fails_the_command(command: Command, tiny: Path, checkout: Path) -> None:
+def test_a_failing_checkout_fails_the_command(
+    command: Command, tiny: Path, checkout: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(nanogpt_training, "policies", lambda device: ("default",))
     write_checkout(checkout, train="import model", model="raise ValueError('not this torch')")
     told = command("bench", tiny, *FEW, "--nanogpt", checkout)
     assert told.code == 1

@@ -12,6 +12,7 @@ from scipy import stats
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from nanogpt_kit.nn import dropout_masks
 from nanogpt_kit.nn.dropout_masks import LEVELS, drop_threshold, kept_scale, numpy_mask, row_keys, torch_mask
 from nanogpt_kit.nn.hashed_dropout import HashedDropout, hash_dropouts
 from nanogpt_kit.nn.training_pass import TrainingPass
@@ -131,6 +132,17 @@ def test_torch_computes_the_masks_of_numpy(shape: tuple[int, ...]) -> None:
         expected = numpy_mask(keys, like[0].numel(), threshold).reshape(shape)
         found = torch_mask(torch.from_numpy(keys.view(np.int32)), like, threshold)
         assert torch.equal(found, torch.from_numpy(expected).bool())
+
+
+@pytest.mark.parametrize("columns", [1, 7, 12, 13, 40])
+def test_rows_that_are_hashed_together_have_the_masks_of_each_alone(
+    columns: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keys = row_keys(call_key=3, first_window=0, n_windows=5, rows=5)
+    alone = np.concatenate([numpy_mask(key[None], columns, 20_000) for key in keys])
+    assert np.array_equal(numpy_mask(keys, columns, 20_000), alone)
+    monkeypatch.setattr(dropout_masks, "BLOCK_WORDS", 12)  # some rows, or less than one
+    assert np.array_equal(numpy_mask(keys, columns, 20_000), alone)
 
 
 def test_however_windows_are_divided_each_has_its_mask() -> None:

@@ -77,6 +77,15 @@ def test_batches_are_computed_at_once_by_threads_of_one_core_each(
     assert counts == {1}
 
 
+def test_where_one_thread_computes_it_is_this_one(
+    module: nn.Module, experiment: Experiment, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    of_pool = list(BatchLosses(module, experiment.model, Precision("bf16", "cpu"), 2).of(batches()))
+    monkeypatch.setattr(batch_losses, "single_threads", lambda *_: pytest.fail("it starts threads"))
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
+    assert list(BatchLosses(module, experiment.model, Precision("bf16", "cpu"), 1).of(batches())) == of_pool
+
+
 def test_large_batches_are_computed_in_parts_that_fit_the_caches(
     module: nn.Module, experiment: Experiment, monkeypatch: pytest.MonkeyPatch
 ) -> None:

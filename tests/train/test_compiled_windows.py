@@ -14,9 +14,11 @@ from nanogpt_kit.api import ModelContext
 from nanogpt_kit.components.attention import causal_blocks
 from nanogpt_kit.components.model.gpt import GPT
 from nanogpt_kit.core.options import RunContext
+from nanogpt_kit.testing.conformance import ignore_torch_warnings
 from nanogpt_kit.train import compile as compiling
 from nanogpt_kit.train.compile import CompileChoice
 
+pytestmark = ignore_torch_warnings
 T = 12
 CPU = RunContext(device="cpu", precision="fp32", world_size=1, splits=("train", "val"), block_size=T)
 

@@ -85,9 +85,9 @@ def test_any_number_of_ranks_sees_the_same_batches_and_gets_the_same_losses(
     more = (
         micro,
         f"model.dropout={dropout}",
-        "train.steps=50",
-        "evaluate.every_steps=25",
-        "checkpoint.every_steps=50",
+        "train.steps=20",
+        "evaluate.every_steps=10",
+        "checkpoint.every_steps=20",
         "name=n{}",
     )
     wanted = [run(tiny, size, *(word.format(size) for word in more)) for size in (1, 2, 4)]
