@@ -79,6 +79,8 @@ def training_differences(experiment: Experiment, optimizer: torch.optim.Optimize
     for option in ("loss", "document_mask"):
         if getattr(model, option, None) != getattr(plain, option, None):
             yield f"nanoGPT has no such model.{option}; it trains with cross-entropy over whole windows"
+    if getattr(model, "bf16_residual", False):
+        yield "nanoGPT has no model.bf16_residual; its residual stream is in fp32"
     if not isinstance(optimizer, torch.optim.AdamW):
         use = experiment.entry_of(experiment.optimizer).name
         yield f"nanoGPT has no optimizer.use = {use!r}; it trains with AdamW"
