@@ -46,7 +46,8 @@ def compare_training(
         opponent = Opponent.prepare(experiment, Path(name), with_weights=False)
         differences = [*opponent.differences, *training_differences(experiment, opponent.optimizer)]
         comparison = Comparison(experiment, checkout, opponent.model, differences)
-        changes = variants(experiment, device, PLAIN)
+        short = getattr(experiment.model, "bf16_residual", False)  # which fp32 refuses
+        changes = variants(experiment, device, (*PLAIN, "model.bf16_residual=false") if short else PLAIN)
         workers = start_workers(stack, len(changes))
         timers, settings = [], []
         for worker, change in zip(workers, changes, strict=True):
