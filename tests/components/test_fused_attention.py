@@ -57,7 +57,7 @@ def test_lengths_that_change_get_no_kernel_that_plans_each_of_them(
     calls: list[dict[str, Any]], queries: int, gradients: bool, cudnn: bool
 ) -> None:
     with nullcontext() if gradients else torch.no_grad():
-        attend(SDPA(), "cuda", queries, T, **({} if queries == T else {"unmasked": True}))
+        attend(SDPA(), "cuda", queries, T, torch.bfloat16, **({} if queries == T else {"unmasked": True}))
     assert [call["cudnn"] for call in calls] == [cudnn]
     assert torch.backends.cuda.cudnn_sdp_enabled()
 
