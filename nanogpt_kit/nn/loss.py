@@ -81,6 +81,7 @@ def regularized_cross_entropy(
         target_logits = logits.gather(1, index)  # (N, 1)
         log_partition = target_logits - log_probs.gather(1, index)  # (N, 1)
         terms = penalties(logits, target_logits, log_partition, counted, label_smoothing, z_loss)
+        terms = weighted(terms, label_smoothing, z_loss)
         objective = loss + sum(terms)
     names = [name for name, number in (("label_smoothing", label_smoothing), ("z_loss", z_loss)) if number]
     extras = {name: term.detach() for name, term in zip(names, terms, strict=True)}
@@ -103,22 +104,29 @@ def needs_chunks(x: Tensor, weight: Tensor) -> bool:
 
 def index_and_mask(targets: Tensor) -> tuple[Tensor, Tensor]:
     """(n, 1) each: the targets, 0 where ignored, and whether they are counted."""
-    return targets.masked_fill(targets == IGNORED, 0)[:, None], (targets != IGNORED)[:, None]
+    targets = targets[:, None]
+    counted = targets != IGNORED
+    return targets.where(counted, 0), counted
 
 
 def penalties(
     logits: Tensor, target_logits: Tensor, log_partition: Tensor, counted: Tensor, label_smoothing: float, z_loss: float
 ) -> list[Tensor]:
-    """What label smoothing and z-loss add to the loss, of those that are not 0.
+    """What label smoothing and z-loss add to the loss, divided by their coefficients, of those that are not 0.
 
     Logits (n, V) are without padding; the other tensors are (n, 1).
     """
     terms = []
     if label_smoothing:  # cross-entropy with the smoothed target, less that with the target
-        terms.append(label_smoothing * ((target_logits - logits.mean(dim=1, keepdim=True)) * counted).sum())
+        terms.append(((target_logits - logits.mean(dim=1, keepdim=True)) * counted).sum())
     if z_loss:
-        terms.append(z_loss * (log_partition.square() * counted).sum())
+        terms.append((log_partition.square() * counted).sum())
     return terms
+
+
+def weighted(penalties: list[Tensor], *coefficients: float) -> list[Tensor]:
+    """The penalties times those of their coefficients that are not 0."""
+    return [number * term for number, term in zip(filter(None, coefficients), penalties, strict=True)]
 
 
 def chunked_loss(x: Tensor, weight: Tensor, *arguments: Any) -> Any:
@@ -144,9 +152,12 @@ def loss_and_gradient(
     label_smoothing: float,
     z_loss: float,
     needs_gradient: bool,
+    columns: Tensor | None,
 ) -> tuple[list[Tensor], Tensor | None]:
     """The fp32 sums (loss, penalty, ...) of logits before the cap (n, rows), and their fp32 gradient (n, rows) if
-    needed. Whole rows are computed, with the padding, so that compiled code has one loop over them."""
+    needed. The penalties are without their coefficients. Whole rows are computed, with the padding, so that compiled
+    code has one loop over them.
+    """
     index, counted = index_and_mask(targets)
     target_logits = raw[:, :vocab_size].gather(1, index)  # (n, 1); torch refuses targets out of range
     target_logits = apply_softcap(target_logits.float(), softcap)
@@ -162,20 +173,20 @@ def loss_and_gradient(
     if not needs_gradient:
         return sums, None
     gradient = powers.mul_(counted * (1 + 2 * z_loss * log_partition) / total)  # (n, rows)
+    gradient = add_at(gradient, index, (label_smoothing - 1.0) * counted, columns)
+    of_words = gradient[:, :vocab_size]
     if label_smoothing:
-        gradient[:, :vocab_size] -= label_smoothing / vocab_size * counted
-    gradient = add_at(gradient, index, (label_smoothing - 1.0) * counted)
+        of_words -= label_smoothing / vocab_size * counted
     if softcap is not None:  # not of padding, where it would be 0 times infinity
-        gradient[:, :vocab_size] *= 1 - (words / softcap).square()  # the derivative of the cap
+        of_words *= 1 - (words / softcap).square()  # the derivative of the cap
     return sums, gradient
 
 
-def add_at(values: Tensor, index: Tensor, added: Tensor) -> Tensor:
-    """The values (n, rows), changed in place where uncompiled, plus `added` (n, 1) at `index` (n, 1)."""
-    if torch.compiler.is_compiling():  # a comparison is computed in registers; a scatter needs the values in memory
-        columns = torch.arange(values.size(1), device=values.device)
-        return values + torch.where(columns == index, added, 0.0)
-    return values.scatter_add_(1, index, added)
+def add_at(values: Tensor, index: Tensor, added: Tensor, columns: Tensor | None) -> Tensor:
+    """The values (n, rows) plus `added` (n, 1) at `index` (n, 1): in place, unless `columns` (rows,) are given."""
+    if columns is None:
+        return values.scatter_add_(1, index, added)
+    return values + torch.where(columns == index, added, 0.0)
 
 
 class ChunkedLoss(torch.autograd.Function):
@@ -205,6 +216,8 @@ class ChunkedLoss(torch.autograd.Function):
         needs_gradient = x_grad is not None or weight_grad is not None
         sums = [torch.zeros((), dtype=torch.float32, device=x.device)] * (1 + bool(label_smoothing) + bool(z_loss))
         size, block_size = chunk_and_block(weight.size(0), device)
+        # Compiled, a comparison with them is computed in registers, where a scatter needs the values in memory
+        columns = torch.arange(weight.size(0), device=x.device) if torch.compiler.is_compiling() else None  # (rows,)
         for start in range(0, x.size(0), size):
             chunk = slice(start, start + size)
             features = x[chunk].to(dtype)  # (n, C)
@@ -213,7 +226,7 @@ class ChunkedLoss(torch.autograd.Function):
                 block = slice(first, first + block_size)
                 raw, wanted = logits[block], targets[chunk][block]  # (b, rows), (b,)
                 values, gradient = loss_and_gradient(
-                    raw, wanted, vocab_size, softcap, label_smoothing, z_loss, needs_gradient
+                    raw, wanted, vocab_size, softcap, label_smoothing, z_loss, needs_gradient, columns
                 )
                 sums = [total + value for total, value in zip(sums, values, strict=True)]
                 if gradient is not None:
@@ -224,7 +237,7 @@ class ChunkedLoss(torch.autograd.Function):
                 weight_grad += logits.T @ features
         ctx.save_for_backward(x_grad, weight_grad)
         ctx.weight_dtype = weight.dtype
-        loss, *terms = sums
+        loss, *terms = sums[0], *weighted(sums[1:], label_smoothing, z_loss)
         if not terms:
             return loss
         ctx.mark_non_differentiable(loss, *terms)
