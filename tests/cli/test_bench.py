@@ -6,6 +6,7 @@ import contextlib
 import io
 import json
 import logging
+import multiprocessing
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -59,6 +60,7 @@ def compared(tmp_path_factory: pytest.TempPathFactory, tiny_text: str) -> Compar
         patch.setenv("NANOGPT_KIT_RUNS", str(folder / "runs"))
         patch.setenv("NANOGPT_KIT_DATA", str(folder / "data"))
         patch.setattr(rounds, "time_alternating", record)
+        patch.setattr(rounds, "get_context", lambda _: multiprocessing.get_context("fork"))  # torch is imported here
         patch.setattr(rounds, "PARTS_SECONDS", 0.3)
         words = ["bench", str(small), "callback=[]", "--vs", str(wide), "--rounds", "3", "--seconds", "0.2"]
         logger.addHandler(handler)

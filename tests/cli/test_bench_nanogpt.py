@@ -28,6 +28,7 @@ def checkout(tmp_path: Path) -> Path:
     return write_checkout(tmp_path / "theirs")
 
 
+@pytest.mark.slow
 def test_training_is_compared_in_a_table_with_both_ways_of_waiting(
     command: Command, tiny: Path, checkout: Path
 ) -> None:
@@ -68,6 +69,7 @@ def test_other_parts_are_named_and_compared_with_those_of_nanogpt(
     assert (report["model"]["vocab_size"], report["sample"]) == (257, None)
 
 
+@pytest.mark.slow
 def test_generation_is_compared_with_the_same_weights(
     command: Command, tiny: Path, checkout: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -20,6 +20,7 @@ from nanogpt_kit.system.reading import sha256_file
 from nanogpt_kit.train import session
 from nanogpt_kit.train.extension import equal_steps
 
+pytestmark = pytest.mark.usefixtures("with_dropout")
 Same = Callable[[Any, Any], None]
 Command = Callable[..., Any]
 KEEP = "checkpoint.keep_every_steps=4"

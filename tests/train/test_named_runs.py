@@ -91,6 +91,7 @@ def test_a_step_or_run_that_is_not_there_is_reported_at_its_option(
         assert (caught.value.faults[0].key, caught.value.faults[0].location) == (option, "command line")
 
 
+@pytest.mark.usefixtures("with_dropout")
 def test_a_run_without_a_checkpoint_resumes_from_the_weights_that_it_began_with(tiny: Path, best: RunFolder) -> None:
     part = fail_at_step_3(tiny, *QUICK, "name=tuned", "model.init_from=tiny@best")
     train(tiny, "train.steps=30")  # the best one now

@@ -176,6 +176,7 @@ def test_untied_weights_do_not_fit_a_model_with_tied_weights(tiny: Path) -> None
         run(tiny)
 
 
+@pytest.mark.usefixtures("with_dropout")
 def test_a_run_killed_before_its_first_checkpoint_begins_from_the_same_weights(tiny: Path, trained: RunFolder) -> None:
     with pytest.raises(RunFailed, match="enough"):
         run(tiny, "callback=['stopper']", f"components=['{stopper(tiny, 3)}']")
