@@ -6,6 +6,7 @@ import gc
 import json
 import shutil
 import weakref
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -26,8 +27,8 @@ QUICK = ["callback=[]", "sample.num_samples=0"]
 
 
 @pytest.fixture
-def trained(tiny: Path) -> RunFolder:
-    return session.run(Experiment.load(tiny, QUICK))
+def trained(tiny: Path, once: Callable[..., list[RunFolder]]) -> RunFolder:
+    return once("quick", lambda: session.run(Experiment.load(tiny, QUICK)))[0]
 
 
 def run(tiny: Path, *options: str) -> RunFolder:
