@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from nanogpt_kit.bench import rounds
+from nanogpt_kit.bench import rounds, training
 from nanogpt_kit.bench.training import PARTS
 from nanogpt_kit.cli import main
 from tests.cli.test_json_output import TABLE
@@ -62,6 +62,7 @@ def compared(tmp_path_factory: pytest.TempPathFactory, tiny_text: str) -> Compar
         patch.setattr(rounds, "time_alternating", record)
         patch.setattr(rounds, "get_context", lambda _: multiprocessing.get_context("fork"))  # torch is imported here
         patch.setattr(rounds, "PARTS_SECONDS", 0.3)
+        patch.setattr(training, "PEAK_SIZES", {"cpu": (1024,)})
         words = ["bench", str(small), "callback=[]", "--vs", str(wide), "--rounds", "3", "--seconds", "0.2"]
         logger.addHandler(handler)
         logger.setLevel(logging.INFO)

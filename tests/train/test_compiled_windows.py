@@ -35,7 +35,7 @@ def fresh_compiler() -> Iterator[None]:
 @pytest.mark.usefixtures("fresh_compiler")
 def test_ten_windows_are_compiled_for_three_times(attention: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """At the first value, at the second, and at the one that is the whole context; each gives the uncompiled loss."""
-    monkeypatch.setattr(causal_blocks, "BLOCK", 2)
+    monkeypatch.setattr(causal_blocks, "BLOCK", 4)
     name, _, in_blocks = attention.partition(" ")
     part = {"use": name, "window": 2} | ({"backend": "math"} if in_blocks else {})
     options = GPT(n_layer=1, n_head=2, n_embd=8, block_size=T, attention=part)
