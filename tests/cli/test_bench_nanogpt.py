@@ -103,6 +103,7 @@ def test_a_temporary_folder_that_train_py_cannot_be_told_is_refused(
     assert (told.code, "set TMPDIR to another folder than" in told.err) == (2, True)
 
 
+@pytest.mark.slow
 def test_a_failing_checkout_fails_the_command(
     command: Command, tiny: Path, checkout: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

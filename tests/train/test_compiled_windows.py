@@ -20,6 +20,7 @@ from nanogpt_kit.train.compile import CompileChoice
 
 pytestmark = ignore_torch_warnings
 T = 12
+SLOW = ("naive", "sdpa in blocks")
 CPU = RunContext(device="cpu", precision="fp32", world_size=1, splits=("train", "val"), block_size=T)
 
 
@@ -31,11 +32,11 @@ def fresh_compiler() -> Iterator[None]:
         yield
 
 
-@pytest.mark.parametrize("attention", ["sdpa", pytest.param("naive", marks=pytest.mark.slow), "sdpa in blocks"])
+@pytest.mark.parametrize("attention", ["sdpa", *(pytest.param(name, marks=pytest.mark.slow) for name in SLOW)])
 @pytest.mark.usefixtures("fresh_compiler")
 def test_ten_windows_are_compiled_for_three_times(attention: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """At the first value, at the second, and at the one that is the whole context; each gives the uncompiled loss."""
-    monkeypatch.setattr(causal_blocks, "BLOCK", 4)
+    monkeypatch.setattr(causal_blocks, "BLOCK", 2)
     name, _, in_blocks = attention.partition(" ")
     part = {"use": name, "window": 2} | ({"backend": "math"} if in_blocks else {})
     options = GPT(n_layer=1, n_head=2, n_embd=8, block_size=T, attention=part)
