@@ -46,7 +46,8 @@ def compare_training(
         opponent = Opponent.prepare(experiment, Path(name), with_weights=False)
         differences = [*opponent.differences, *training_differences(experiment, opponent.optimizer)]
         comparison = Comparison(experiment, checkout, opponent.model, differences)
-        changes = variants(experiment, device, PLAIN)
+        short = getattr(experiment.model, "bf16_residual", False)  # which fp32 refuses
+        changes = variants(experiment, device, (*PLAIN, "model.bf16_residual=false") if short else PLAIN)
         workers = start_workers(stack, len(changes))
         timers, settings = [], []
         for worker, change in zip(workers, changes, strict=True):
@@ -79,6 +80,8 @@ def training_differences(experiment: Experiment, optimizer: torch.optim.Optimize
     for option in ("loss", "document_mask"):
         if getattr(model, option, None) != getattr(plain, option, None):
             yield f"nanoGPT has no such model.{option}; it trains with cross-entropy over whole windows"
+    if getattr(model, "bf16_residual", False):
+        yield "nanoGPT has no model.bf16_residual; its residual stream is in fp32"
     if not isinstance(optimizer, torch.optim.AdamW):
         use = experiment.entry_of(experiment.optimizer).name
         yield f"nanoGPT has no optimizer.use = {use!r}; it trains with AdamW"

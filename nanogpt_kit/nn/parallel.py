@@ -17,8 +17,9 @@ class ParallelModel:
 
     They sum gradients over the processes and do not average them: the loss is already divided by the tokens of all.
 
-    `gradients_stay_local`: before the last micro-step gradients are in `parameter.grad` alone, so that without one
-    `zero_grad` discards them. Compiling then needs no reduction, in which other ranks wait where it fails on one.
+    `gradients_stay_local`: gradients that are computed after `sync(last=False)` are in `parameter.grad` only, where
+    `zero_grad` discards them. The first passes, which compile, are then computed so: a rank whose compiling fails would
+    not take part in a reduction, and the others would wait for it.
     """
 
     gradients_stay_local: ClassVar[bool] = False

@@ -41,7 +41,8 @@ logger = logging.getLogger(__name__)
 
 PUBLISHED_TOKENIZER: dict[str, Any] = {"use": "gpt2", "vocab_size": 50_257, "state": {}}  # of all PUBLISHED_MODELS
 ATTENTION = re.compile(r"model\.attention(\.\d+\.use|\.use)?")  # the key of a kernel, or of a list with them
-MAY_DIFFER = ("model.init_from", "model.dropout", "model.block_size")  # from the model that had the weights
+# Options that may differ from those of the model that had the weights
+MAY_DIFFER = ("model.init_from", "model.dropout", "model.block_size", "model.bf16_residual")
 LOSS = "model.loss."  # beginning of keys that may differ as well
 
 

@@ -56,15 +56,17 @@ def test_other_parts_are_named_and_compared_with_those_of_nanogpt(
     options = "print(n_layer, n_head, n_embd, block_size, learning_rate, file=open('options', 'w'))\n"
     write_checkout(checkout, train=TRAIN.replace("assert (device", f"{options}assert (device"))
     loss = ("model.loss={ use = 'cross_entropy', label_smoothing = 0.1 }", "model.document_mask=true")
-    parts = ("model.position=rope", "model.norm=rmsnorm", "optimizer=muon", *loss)
+    stream = ("model.bf16_residual=true", "train.precision=bf16")
+    parts = ("model.position=rope", "model.norm=rmsnorm", "optimizer=muon", *loss, *stream)
     told = command("bench", tiny, *FEW, *parts, "--nanogpt", checkout, "--json")
     assert told.code == 0, told.err
     report = json.loads(told.out)
     assert set(TABLE["bench --nanogpt"][1]) == report.keys()
-    assert [row["program"] for row in report["rows"]] == ["nanoGPT", "nanogpt-kit"]
+    rows = ["nanoGPT", "nanogpt-kit", "nanogpt-kit"]  # the first of the kit in fp32, without bf16_residual
+    assert [row["program"] for row in report["rows"]] == rows
     assert all(len(row["rounds"]) == 2 for row in report["rows"])
-    named = ("'rope'", "'rmsnorm'", "'muon'", "model.loss", "model.document_mask")
-    assert [sum(part in line for line in report["differences"]) for part in named] == [1] * 5
+    named = ("'rope'", "'rmsnorm'", "'muon'", "model.loss", "model.document_mask", "model.bf16_residual")
+    assert [sum(part in line for line in report["differences"]) for part in named] == [1] * 6
     assert (checkout / "options").read_text().split() == ["2", "3", "24", "16", "0.0006"]  # its own rate, for AdamW
     assert (report["model"]["vocab_size"], report["sample"]) == (257, None)
 

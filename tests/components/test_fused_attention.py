@@ -40,9 +40,11 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[dict[str, Any]]]:
         yield seen
 
 
-def attend(options: Any, device: str, queries: int, keys: int, **view: Any) -> None:
-    q = torch.empty(B, H, queries, D, device=device)
-    k, v = (torch.empty(B, HKV, keys, D, device=device) for _ in range(2))
+def attend(
+    options: Any, device: str, queries: int, keys: int, dtype: torch.dtype = torch.bfloat16, **view: Any
+) -> None:
+    q = torch.empty(B, H, queries, D, device=device, dtype=dtype)
+    k, v = (torch.empty(B, HKV, keys, D, device=device, dtype=dtype) for _ in range(2))
     positions = torch.arange(keys)[None]  # on the CPU: without CUDA few operations take fake tensors of it
     square = queries == keys and not view
     options.build(LAYER).eval()(q, k, v, View(positions[:, -queries:], positions, square, **view))
@@ -55,7 +57,7 @@ def test_lengths_that_change_get_no_kernel_that_plans_each_of_them(
     calls: list[dict[str, Any]], queries: int, gradients: bool, cudnn: bool
 ) -> None:
     with nullcontext() if gradients else torch.no_grad():
-        attend(SDPA(), "cuda", queries, T, **({} if queries == T else {"unmasked": True}))
+        attend(SDPA(), "cuda", queries, T, torch.bfloat16, **({} if queries == T else {"unmasked": True}))
     assert [call["cudnn"] for call in calls] == [cudnn]
     assert torch.backends.cuda.cudnn_sdp_enabled()
 
@@ -68,12 +70,20 @@ def test_a_single_new_token_needs_no_mask(calls: list[dict[str, Any]]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("device", "window", "heads"), [("cuda", None, HKV), ("cuda", 3, H), ("cpu", None, HKV), ("cpu", 3, HKV)]
+    ("device", "window", "dtype", "heads"),
+    [
+        ("cuda", None, torch.bfloat16, HKV),
+        ("cuda", None, torch.float16, HKV),
+        ("cuda", None, torch.float32, H),
+        ("cuda", 3, torch.bfloat16, H),
+        ("cpu", None, torch.float32, HKV),
+        ("cpu", 3, torch.float32, HKV),
+    ],
 )
-def test_shared_keys_are_repeated_for_a_mask_on_cuda(
-    calls: list[dict[str, Any]], device: str, window: int | None, heads: int
+def test_shared_keys_are_repeated_on_cuda_for_a_mask_and_in_fp32(
+    calls: list[dict[str, Any]], device: str, window: int | None, dtype: torch.dtype, heads: int
 ) -> None:
-    attend(SDPA(window=window, backend="auto"), device, T, T)
+    attend(SDPA(window=window, backend="auto"), device, T, T, dtype)
     assert [(call["heads"], call["enable_gqa"]) for call in calls] == [((heads, heads), heads == HKV)]
 
 

@@ -53,9 +53,8 @@ def reference_logits(weights: dict[str, Tensor], ids: Tensor) -> Tensor:
             rows = []
             for t in range(ids.size(1)):
                 scores = torch.einsum("bd,bsd->bs", q[:, t], k[:, : t + 1]) / math.sqrt(size)
-                rows.append(
-                    torch.einsum("bs,bsd->bd", torch.exp(scores) / torch.exp(scores).sum(-1, True), v[:, : t + 1])
-                )
+                powers = torch.exp(scores - scores.max(-1, keepdim=True).values)  # exp of more than 88 is infinite
+                rows.append(torch.einsum("bs,bsd->bd", powers / powers.sum(-1, True), v[:, : t + 1]))
             heads.append(torch.stack(rows, 1))
         x = x + linear(torch.cat(heads, -1), "attn.c_proj")
         inner = linear(normalised(x, weights, at + "ln_2"), "mlp.c_fc")

@@ -47,9 +47,7 @@ def test_a_whole_model_is_one_graph(attention: str, on_fake_cuda: Call, fake_exp
 @pytest.mark.parametrize("penalties", [{}, {"label_smoothing": 0.1, "z_loss": 1e-4}], ids=["plain", "penalties"])
 @pytest.mark.parametrize("softcap", [None, 15.0])
 def test_the_traced_loss_is_small(penalties: dict[str, float], softcap: float | None, on_fake_cuda: Call) -> None:
-    most = (
-        700 if penalties and softcap else 600
-    )  # all at once have 626 nodes; in chunks as small as a CPU's there are thousands
+    most = 700 if penalties and softcap else 600  # with all at once 626; in chunks as small as a CPU's thousands
     assert on_fake_cuda("compiling.traced_loss", tokens=TOKENS, penalties=penalties, softcap=softcap) < most
 
 

@@ -148,7 +148,8 @@ def test_weights_that_do_not_fit_are_named_and_leave_no_run(
 def test_options_that_fit_and_mean_something_else_are_named(
     tiny: Path, trained: RunFolder, caplog: pytest.LogCaptureFixture
 ) -> None:
-    run(tiny, "model.n_head=2", "model.dropout=0.0", "train.steps=0")
+    more = ("model.bf16_residual=true", "train.precision=bf16", "train.device=cpu")  # rounds, and means the same
+    run(tiny, "model.n_head=2", "model.dropout=0.0", "train.steps=0", *more)
     warned = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
     assert warned == [f"model.n_head is 2 here and was 3 in {find_run('tiny').folder.checkpoints / 'step-00000020'}"]
 

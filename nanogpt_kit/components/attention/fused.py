@@ -25,8 +25,8 @@ def attend_fused(q: Tensor, k: Tensor, v: Tensor, view: View, window: int | None
     fits = window is None or k.size(2) <= window  # no key is too far away
     needs_mask = view.slopes is not None or not fits or not (view.unmasked or view.causal_square)
     groups = q.size(1) // k.size(1)
-    if groups > 1 and needs_mask and q.device.type == "cuda":
-        # The kernel that takes masks may have no grouped heads; the fallback would keep scores (B, H, T, S) in fp32
+    if groups > 1 and q.device.type == "cuda" and (needs_mask or q.dtype == torch.float32):
+        # The kernel that takes masks, and fp32, may have no grouped heads; the fallback keeps all scores in fp32
         k, v = (x.repeat_interleave(groups, dim=1) for x in (k, v))
         groups = 1
     with kernels_for(q, k):
