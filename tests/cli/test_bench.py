@@ -6,6 +6,7 @@ import contextlib
 import io
 import json
 import logging
+import multiprocessing
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from nanogpt_kit.bench import rounds
+from nanogpt_kit.bench import rounds, training
 from nanogpt_kit.bench.training import PARTS
 from nanogpt_kit.cli import main
 from tests.cli.test_json_output import TABLE
@@ -59,7 +60,9 @@ def compared(tmp_path_factory: pytest.TempPathFactory, tiny_text: str) -> Compar
         patch.setenv("NANOGPT_KIT_RUNS", str(folder / "runs"))
         patch.setenv("NANOGPT_KIT_DATA", str(folder / "data"))
         patch.setattr(rounds, "time_alternating", record)
+        patch.setattr(rounds, "get_context", lambda _: multiprocessing.get_context("fork"))  # torch is imported here
         patch.setattr(rounds, "PARTS_SECONDS", 0.3)
+        patch.setattr(training, "PEAK_SIZES", {"cpu": (1024,)})
         words = ["bench", str(small), "callback=[]", "--vs", str(wide), "--rounds", "3", "--seconds", "0.2"]
         logger.addHandler(handler)
         logger.setLevel(logging.INFO)

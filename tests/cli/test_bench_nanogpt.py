@@ -28,6 +28,7 @@ def checkout(tmp_path: Path) -> Path:
     return write_checkout(tmp_path / "theirs")
 
 
+@pytest.mark.slow
 def test_training_is_compared_in_a_table_with_both_ways_of_waiting(
     command: Command, tiny: Path, checkout: Path
 ) -> None:
@@ -70,6 +71,7 @@ def test_other_parts_are_named_and_compared_with_those_of_nanogpt(
     assert (report["model"]["vocab_size"], report["sample"]) == (257, None)
 
 
+@pytest.mark.slow
 def test_generation_is_compared_with_the_same_weights(
     command: Command, tiny: Path, checkout: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -103,6 +105,7 @@ def test_a_temporary_folder_that_train_py_cannot_be_told_is_refused(
     assert (told.code, "set TMPDIR to another folder than" in told.err) == (2, True)
 
 
+@pytest.mark.slow
 def test_a_failing_checkout_fails_the_command(
     command: Command, tiny: Path, checkout: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

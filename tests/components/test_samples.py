@@ -17,6 +17,7 @@ from nanogpt_kit.runs.folder import RunFolder, runs_root
 from nanogpt_kit.runs.samples import HEADER
 from nanogpt_kit.train import session
 
+pytestmark = pytest.mark.usefixtures("with_dropout")
 SAMPLES = 'evaluator=["loss", {use="samples", prompts=["7 times", "9"], num_samples=2, max_new_tokens=40}]'
 
 

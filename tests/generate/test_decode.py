@@ -507,6 +507,7 @@ def test_the_error_of_any_thread_is_raised() -> None:
         threaded.draw_next()
 
 
+@pytest.mark.usefixtures("with_dropout")
 def test_texts_are_split_where_that_pays_and_every_part_allows_it(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch, "set_num_threads", lambda count: None)
     monkeypatch.setattr(torch, "get_num_threads", lambda: 4)

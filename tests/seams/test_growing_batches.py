@@ -16,6 +16,7 @@ from nanogpt_kit.train import session
 from nanogpt_kit.train.trainer import Trainer
 from tests.seams.components.doubling import Doubling
 
+pytestmark = pytest.mark.usefixtures("with_dropout")
 FILE = Path(__file__).parent / "components" / "doubling.py"
 GROWING = "schedule=[{use='constant'}, {use='doubling', doublings=2, target='train.batch_tokens'}]"
 TOKENS = [32, 64, 128]  # of a step: a quarter of the batch, half of it, all

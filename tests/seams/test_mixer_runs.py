@@ -21,6 +21,7 @@ from nanogpt_kit.sweep.space.space import Space
 from nanogpt_kit.train import session
 from nanogpt_kit.train.metric_names import check_study_metric
 
+pytestmark = pytest.mark.usefixtures("with_dropout")
 COMPONENTS = Path(__file__).parent / "components"
 FILES = [str(COMPONENTS / f"{name}.py") for name in ("gated_attention", "differential", "mingru", "mla")]
 MIXERS = {

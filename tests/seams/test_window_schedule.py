@@ -26,6 +26,7 @@ from nanogpt_kit.train.evaluation import evaluate_trained_model
 from nanogpt_kit.train.model_options import ScheduledOptions
 from nanogpt_kit.train.progress import Progress
 
+pytestmark = pytest.mark.usefixtures("with_dropout")
 COMPONENTS = Path(__file__).parent / "components"
 QUIET = ("sample.num_samples=0", "evaluator=['loss']", "callback=[]", "train.compile=off")
 RAMP = (

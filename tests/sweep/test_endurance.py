@@ -24,7 +24,7 @@ from nanogpt_kit.runs.metrics import read_metrics
 from nanogpt_kit.sweep import session
 from nanogpt_kit.sweep.study.storage import open_storage
 
-pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("real_processes")]
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("real_processes", "with_dropout")]
 MakeSweep = Callable[..., Any]
 X = '"evaluator.0.x" = { float = [0.0, 1.0] }'
 KILLS = 20

@@ -32,6 +32,7 @@ from nanogpt_kit.train.trainer import Trainer
 from tests.train.test_parallel import losses, run, runs
 from tests.train.test_resume import result
 
+pytestmark = pytest.mark.usefixtures("with_dropout")
 Same = Callable[[Any, Any], None]
 
 BATCH = 'schedule=[{use="constant"}, {use="constant", warmup_steps=9, target="train.batch_tokens"}]'

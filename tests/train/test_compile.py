@@ -31,7 +31,7 @@ from nanogpt_kit.train.compile import CompileChoice
 from nanogpt_kit.train.recomputation import checkpoint_activations
 from nanogpt_kit.train.trainer import Trainer
 
-pytestmark = ignore_torch_warnings
+pytestmark = [ignore_torch_warnings, pytest.mark.usefixtures("with_dropout")]
 
 CPU = RunContext(device="cpu", precision="bf16", world_size=1, splits=("train", "val"), block_size=16)
 

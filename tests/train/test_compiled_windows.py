@@ -20,6 +20,7 @@ from nanogpt_kit.train.compile import CompileChoice
 
 pytestmark = ignore_torch_warnings
 T = 12
+SLOW = ("naive", "sdpa in blocks")
 CPU = RunContext(device="cpu", precision="fp32", world_size=1, splits=("train", "val"), block_size=T)
 
 
@@ -31,7 +32,7 @@ def fresh_compiler() -> Iterator[None]:
         yield
 
 
-@pytest.mark.parametrize("attention", ["sdpa", pytest.param("naive", marks=pytest.mark.slow), "sdpa in blocks"])
+@pytest.mark.parametrize("attention", ["sdpa", *(pytest.param(name, marks=pytest.mark.slow) for name in SLOW)])
 @pytest.mark.usefixtures("fresh_compiler")
 def test_ten_windows_are_compiled_for_three_times(attention: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """At the first value, at the second, and at the one that is the whole context; each gives the uncompiled loss."""

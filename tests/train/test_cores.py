@@ -22,6 +22,7 @@ from nanogpt_kit.runs.folder import RunFolder
 from nanogpt_kit.train import cores, session
 from nanogpt_kit.train.cores import CoreAllocation, ThreadedModel
 
+pytestmark = pytest.mark.usefixtures("with_dropout")
 CPU: dict[str, Any] = {"device": "cpu", "world_size": 1, "splits": ("train", "val"), "block_size": 16}
 TWO = ("train.threads=2", "train.batch_tokens=112", "train.micro_batch_size=5")  # 5 and 2 windows
 VOCAB = 61

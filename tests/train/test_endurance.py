@@ -21,7 +21,7 @@ from nanogpt_kit.runs.metrics import read_metrics
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.skipif(not hasattr(signal, "SIGHUP"), reason="needs SIGHUP"),
-    pytest.mark.usefixtures("real_processes"),  # they are found by their command lines
+    pytest.mark.usefixtures("real_processes", "with_dropout"),  # they are found by their command lines
 ]
 
 KINDS = {  # of similar length, by the clock

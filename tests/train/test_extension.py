@@ -20,6 +20,7 @@ from nanogpt_kit.system.reading import sha256_file
 from nanogpt_kit.train import session
 from nanogpt_kit.train.extension import equal_steps
 
+pytestmark = pytest.mark.usefixtures("with_dropout")
 Same = Callable[[Any, Any], None]
 Command = Callable[..., Any]
 KEEP = "checkpoint.keep_every_steps=4"
@@ -38,6 +39,13 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def trained(tiny: Path, *overrides: str) -> RunFolder:
     return session.run(Experiment.load(tiny, [*OPTIONS, *overrides]))
+
+
+@pytest.fixture
+def first(tiny: Path, once: Callable[..., list[RunFolder]]) -> RunFolder:
+    """A run with a stable part, all whose checkpoints are kept."""
+    [run] = once("extended", lambda: trained(tiny, WSD, KEEP))
+    return RunFolder(run.path.relative_to(Path.cwd()))
 
 
 def runs() -> list[RunFolder]:
@@ -64,9 +72,8 @@ def last_command(text: str) -> list[str]:
 
 
 def test_a_new_run_from_a_kept_checkpoint_equals_the_longer_run_to_the_bit(
-    tiny: Path, command: Command, assert_same: Same
+    tiny: Path, first: RunFolder, command: Command, assert_same: Same
 ) -> None:
-    first = trained(tiny, WSD, KEEP)
     before = files(first)
     refused = command("run", first.path, "--extend", 10)
     assert refused.code == 2
@@ -86,9 +93,8 @@ def test_a_new_run_from_a_kept_checkpoint_equals_the_longer_run_to_the_bit(
 
 
 def test_a_new_run_from_a_checkpoint_resumes_like_any_run(
-    tiny: Path, command: Command, monkeypatch: pytest.MonkeyPatch, assert_same: Same
+    tiny: Path, first: RunFolder, command: Command, monkeypatch: pytest.MonkeyPatch, assert_same: Same
 ) -> None:
-    first = trained(tiny, WSD, KEEP)
     update = session.Trainer.update
 
     def interrupt(run: Any, batch: Any) -> Any:
@@ -106,8 +112,9 @@ def test_a_new_run_from_a_checkpoint_resumes_like_any_run(
     assert_same(result(second), result(trained(tiny, WSD, KEEP, "name=whole", "train.steps=26")))
 
 
-def test_a_shorter_run_may_begin_from_the_stable_part(tiny: Path, command: Command, assert_same: Same) -> None:
-    first = trained(tiny, WSD, KEEP)
+def test_a_shorter_run_may_begin_from_the_stable_part(
+    tiny: Path, first: RunFolder, command: Command, assert_same: Same
+) -> None:
     assert command("run", f"{first.path}@8", "train.steps=14").code == 0
     assert_same(result(runs()[-1])["weights"], result(trained(tiny, WSD, "name=whole", "train.steps=14"))["weights"])
 
@@ -126,14 +133,15 @@ def test_a_schedule_without_an_end_is_extended_in_place(
         assert_same(result(folder)["weights"], result(whole)["weights"])
 
 
-def test_a_run_stopped_in_its_stable_part_is_extended_in_place(tiny: Path, command: Command, assert_same: Same) -> None:
-    folder = trained(tiny, WSD, KEEP)
+def test_a_run_stopped_in_its_stable_part_is_extended_in_place(
+    tiny: Path, first: RunFolder, command: Command, assert_same: Same
+) -> None:
     for step in (16, 20):
-        shutil.rmtree(folder.checkpoints / f"step-{step:08d}")
-    folder.set_status("interrupted", step=12, total_steps=20)
-    assert command("run", folder.path, "--extend", 10).code == 0
+        shutil.rmtree(first.checkpoints / f"step-{step:08d}")
+    first.set_status("interrupted", step=12, total_steps=20)
+    assert command("run", first.path, "--extend", 10).code == 0
     whole = trained(tiny, WSD, KEEP, "name=whole", "train.steps=30")
-    assert_same(result(folder)["weights"], result(whole)["weights"])
+    assert_same(result(first)["weights"], result(whole)["weights"])
 
 
 def test_a_budget_of_tokens_grows_with_the_steps(tiny: Path, command: Command) -> None:
@@ -167,11 +175,10 @@ def test_where_no_checkpoint_of_the_stable_part_was_kept_the_option_is_named(tin
     assert "checkpoint.keep_every_steps=4" in told.err
 
 
-def test_a_damaged_checkpoint_is_not_offered(tiny: Path, command: Command) -> None:
-    folder = trained(tiny, WSD, KEEP)
-    (folder.checkpoints / "step-00000012" / store.MODEL).write_bytes(b"")
-    assert last_command(command("run", folder.path, "--extend", 10).err)[1] == f"{folder}@8"
-    refused = command("run", f"{folder}@12", "--extend", 10)
+def test_a_damaged_checkpoint_is_not_offered(first: RunFolder, command: Command) -> None:
+    (first.checkpoints / "step-00000012" / store.MODEL).write_bytes(b"")
+    assert last_command(command("run", first.path, "--extend", 10).err)[1] == f"{first}@8"
+    refused = command("run", f"{first}@12", "--extend", 10)
     assert (refused.code, "step-00000012 is damaged" in refused.err) == (2, True)
 
 
@@ -188,16 +195,14 @@ def test_a_damaged_checkpoint_is_not_offered(tiny: Path, command: Command) -> No
     ],
 )
 def test_a_new_run_from_a_checkpoint_that_would_differ_is_refused_and_leaves_nothing(
-    tiny: Path, command: Command, step: int, options: tuple[Any, ...], expected: str
+    first: RunFolder, command: Command, step: int, options: tuple[Any, ...], expected: str
 ) -> None:
-    first = trained(tiny, WSD, KEEP)
     refused = command("run", f"{first.path}@{step}", *options)
     assert (refused.code, expected in refused.err) == (2, True), refused.err
     assert [path.name for path in Path("runs/tiny").iterdir()] == [first.path.name]
 
 
-def test_a_full_disk_leaves_no_half_copied_run(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    first = trained(tiny, WSD, KEEP)
+def test_a_full_disk_leaves_no_half_copied_run(first: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
 
     def fill(*words: object) -> None:
         raise OSError(28, "No space left on device")
@@ -231,8 +236,7 @@ def test_a_run_of_very_many_steps_that_a_budget_of_seconds_ended_is_extended_at_
     assert told.err.splitlines()[-1] == f"to train longer: nanogpt-kit run {run} --extend STEPS"
 
 
-def test_the_summary_of_a_branch_names_the_checkpoint_it_begins_from(tiny: Path, command: Command) -> None:
-    first = trained(tiny, WSD, KEEP)
+def test_the_summary_of_a_branch_names_the_checkpoint_it_begins_from(first: RunFolder, command: Command) -> None:
     told = command("run", f"{first}@8", "--extend", 10, "callback=['console']")
     assert f"branches from {first} at step 8 of 30\n" in told.err
     newest = runs()[-1]
@@ -243,9 +247,8 @@ def test_the_summary_of_a_branch_names_the_checkpoint_it_begins_from(tiny: Path,
 
 @pytest.mark.parametrize(("reference", "steps"), [("{run}", 15), ("{run}@16", 19)])
 def test_a_refusal_of_other_steps_names_a_new_run_with_them(
-    tiny: Path, command: Command, reference: str, steps: int
+    first: RunFolder, command: Command, reference: str, steps: int
 ) -> None:
-    first = trained(tiny, WSD, KEEP)
     told = command("run", reference.format(run=first), f"train.steps={steps}")
     last = f"train a new run: nanogpt-kit run {first}/experiment.toml train.steps={steps}"
     assert (told.code, told.err.splitlines()[-1]) == (2, last)

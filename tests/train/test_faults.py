@@ -27,6 +27,7 @@ from nanogpt_kit.runs.metrics import read_metrics
 from nanogpt_kit.train import memory, session, trainer
 from nanogpt_kit.train.precision import Precision
 
+pytestmark = pytest.mark.usefixtures("with_dropout")
 QUIET = ("callback=[]", "sample.num_samples=0")
 
 

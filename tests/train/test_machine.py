@@ -25,6 +25,7 @@ from nanogpt_kit.train import cores, machine, precision, session
 from nanogpt_kit.train.precision import CPU_TASK, Precision, precision_tasks
 from nanogpt_kit.train.world import World
 
+pytestmark = pytest.mark.usefixtures("with_dropout")
 Same = Callable[[Any, Any], None]
 OPTIONS = (
     "schedule=constant",

@@ -6,6 +6,7 @@ import json
 import logging
 import re
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -20,6 +21,7 @@ from nanogpt_kit.runs.folder import RunFolder
 from nanogpt_kit.train import session
 from nanogpt_kit.train.evaluation import evaluate_trained_model
 
+Once = Callable[..., list[RunFolder]]
 QUICK = ["callback=[]", "sample.num_samples=0", "checkpoint.keep_last=3"]
 CHAR = [*QUICK, "tokenizer=char", "train.steps=10"]
 STOPPER = """
@@ -55,11 +57,9 @@ def origins(run: RunFolder) -> dict[str, dict[str, str]]:
 
 
 @pytest.fixture
-def best(tiny: Path) -> RunFolder:
+def best(tiny: Path, once: Once) -> RunFolder:
     """The best of two runs; the newer one has taken fewer steps."""
-    run = train(tiny)
-    train(tiny, "train.steps=10")
-    return run
+    return once("best", lambda: train(tiny), lambda: train(tiny, "train.steps=10"))[0]
 
 
 def test_weights_may_be_those_of_the_best_run_at_a_step(
@@ -91,6 +91,7 @@ def test_a_step_or_run_that_is_not_there_is_reported_at_its_option(
         assert (caught.value.faults[0].key, caught.value.faults[0].location) == (option, "command line")
 
 
+@pytest.mark.usefixtures("with_dropout")
 def test_a_run_without_a_checkpoint_resumes_from_the_weights_that_it_began_with(tiny: Path, best: RunFolder) -> None:
     part = fail_at_step_3(tiny, *QUICK, "name=tuned", "model.init_from=tiny@best")
     train(tiny, "train.steps=30")  # the best one now
@@ -143,12 +144,12 @@ def test_a_run_folder_object_is_a_path(tiny: Path, best: RunFolder, tmp_path: Pa
 
 
 @pytest.fixture
-def alphabets(tiny: Path) -> list[RunFolder]:
+def alphabets(tiny: Path, once: Once) -> list[RunFolder]:
     """Runs of characters, on two texts."""
     other = tiny.with_name("other.txt")
     other.write_text("as everybody \u2603 knows, times 0123456789, nobody is anybody. " * 90)
-    runs = [session.run(Experiment.load(tiny, [*CHAR, f"dataset.source={path}"])) for path in (other, other)]
-    return [*runs, session.run(Experiment.load(tiny, CHAR))]
+    train_on_other = lambda: session.run(Experiment.load(tiny, [*CHAR, f"dataset.source={other}"]))  # noqa: E731
+    return once("alphabets", train_on_other, train_on_other, lambda: session.run(Experiment.load(tiny, CHAR)))
 
 
 def test_a_tokenizer_may_be_that_of_a_named_step_and_is_recorded(tiny: Path, alphabets: list[RunFolder]) -> None:

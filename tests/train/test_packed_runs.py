@@ -25,6 +25,9 @@ from nanogpt_kit.runs.metrics import read_metrics
 from nanogpt_kit.train import session
 from tests.train.test_parallel import losses, run, runs, weights
 
+pytestmark = pytest.mark.usefixtures("with_dropout")
+
+
 BLOCK, VOCAB, EOT = 24, 13, 12
 DOCUMENTS = ("order=documents", "model.document_mask=true", "model.position=rope", "dataset.source={}/stories.jsonl")
 

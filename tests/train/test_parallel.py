@@ -21,7 +21,10 @@ from nanogpt_kit.runs.find import find_run
 from nanogpt_kit.runs.folder import RunFolder
 from nanogpt_kit.runs.metrics import read_metrics
 
-pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="forks its ranks")
+pytestmark = [
+    pytest.mark.skipif(not hasattr(os, "fork"), reason="forks its ranks"),
+    pytest.mark.usefixtures("with_dropout"),
+]
 
 PLAIN = ("sample.num_samples=0", "model.dropout=0.0")
 SEAMS = Path(__file__).parents[1] / "seams" / "components"

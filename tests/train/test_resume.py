@@ -29,6 +29,7 @@ from nanogpt_kit.train import resume_point, session
 from nanogpt_kit.train.resume import find_done_or_unfinished, load_run_to_resume
 from nanogpt_kit.train.training_state import TrainingState
 
+pytestmark = pytest.mark.usefixtures("with_dropout")
 Same = Callable[[Any, Any], None]
 FOLDERS = {"NANOGPT_KIT_RUNS": "runs", "NANOGPT_KIT_DATA": "data", "XDG_CACHE_HOME": "cache", "XDG_STATE_HOME": "state"}
 
@@ -68,7 +69,8 @@ def dead_folder(tmp_path_factory: pytest.TempPathFactory, tiny_text: str, tiny_s
     """A folder with a run of `tiny` that SIGKILL ended right after step 13, and what the program keeps about it."""
     folder = tmp_path_factory.mktemp("dead")
     (folder / "text.txt").write_text(tiny_source, encoding="utf-8")
-    (folder / "tiny.toml").write_text(tiny_text.format(text=folder / "text.txt"), encoding="utf-8")
+    text = tiny_text.format(text=folder / "text.txt").replace("dropout = 0.0", "dropout = 0.1")
+    (folder / "tiny.toml").write_text(text, encoding="utf-8")
     with pytest.MonkeyPatch.context() as patch:
         for variable, name in FOLDERS.items():
             patch.setenv(variable, str(folder / name))

@@ -15,6 +15,7 @@ import pytest
 from nanogpt_kit.runs.find import find_run
 from nanogpt_kit.train.stop import StopSignals
 
+pytestmark = pytest.mark.usefixtures("with_dropout")
 posix = pytest.mark.skipif(not hasattr(signal, "SIGHUP"), reason="needs SIGHUP and SIGUSR1")
 
 

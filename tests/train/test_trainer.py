@@ -27,6 +27,8 @@ from nanogpt_kit.train.stop import StopSignals
 from nanogpt_kit.train.trainer import Trainer
 from nanogpt_kit.train.world import World
 
+pytestmark = pytest.mark.usefixtures("with_dropout")
+
 
 def losses(folder: RunFolder) -> list[float]:
     return [line["train/loss"] for line in read_metrics(folder.metrics) if "train/loss" in line]

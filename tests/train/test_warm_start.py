@@ -6,6 +6,7 @@ import gc
 import json
 import shutil
 import weakref
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -26,8 +27,8 @@ QUICK = ["callback=[]", "sample.num_samples=0"]
 
 
 @pytest.fixture
-def trained(tiny: Path) -> RunFolder:
-    return session.run(Experiment.load(tiny, QUICK))
+def trained(tiny: Path, once: Callable[..., list[RunFolder]]) -> RunFolder:
+    return once("quick", lambda: session.run(Experiment.load(tiny, QUICK)))[0]
 
 
 def run(tiny: Path, *options: str) -> RunFolder:
@@ -177,6 +178,7 @@ def test_untied_weights_do_not_fit_a_model_with_tied_weights(tiny: Path) -> None
         run(tiny)
 
 
+@pytest.mark.usefixtures("with_dropout")
 def test_a_run_killed_before_its_first_checkpoint_begins_from_the_same_weights(tiny: Path, trained: RunFolder) -> None:
     with pytest.raises(RunFailed, match="enough"):
         run(tiny, "callback=['stopper']", f"components=['{stopper(tiny, 3)}']")

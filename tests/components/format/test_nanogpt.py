@@ -109,7 +109,7 @@ def test_an_imported_checkpoint_trains_on_and_goes_back(
     text_file.write_text("abc!\nXYZ abd\u2603efg\n" * 400, encoding="utf-8")
     import_run(str(saved(tmp_path / "nanoGPT", checkpoint(theirs()))), "letters")
     options = ["callback=[]", "tokenizer=char", "model.bias=true", "model.init_from=letters", "model.n_embd=36"]
-    folder = session.run(Experiment.load(tiny, [*options, "sample.num_samples=0"]))
+    folder = session.run(Experiment.load(tiny, [*options, "model.dropout=0.1", "sample.num_samples=0"]))
     assert folder.status().state == "finished"
     answer = command("export", folder, tmp_path / "back", "--format", "nanogpt")
     assert answer.code == 0, answer.err

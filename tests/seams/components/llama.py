@@ -34,7 +34,8 @@ OTHERS = (  # keys that the model is built from, or that do not change the logit
 )
 EXPRESSIBLE = {  # options of [model]: the possible values; None: any
     **dict.fromkeys(("n_layer", "n_head", "n_kv_head", "n_embd", "block_size", "dropout", "weight_tying")),
-    **dict.fromkeys(("vocab_multiple", "document_mask", "init_from", "position.base", "norm.eps", "mlp.width")),
+    **dict.fromkeys(("vocab_multiple", "document_mask", "init_from", "bf16_residual")),
+    **dict.fromkeys(("position.base", "norm.eps", "mlp.width")),
     "use": ("gpt",),
     "bias": (False,),
     "qk_norm": (False,),

@@ -108,7 +108,7 @@ def test_what_stays_far_from_the_base_is_refused_with_the_nearest(tiny: Path) ->
         ("model.n_kv_head", "model.mlp=swiglu", ("'model.n_kv_head'", "has no value")),
         ("train.steps", "model.mlp=swiglu", ("'train.steps'", "option of the model", "Allowed: model.block_size")),
         ("model.n_head", WIDER, ("width=7.0}: model.n_head has no effect on the parameters",)),
-        ("model.dropout", "model.mlp=swiglu", ("'model.dropout'", "whole number", "0.1")),
+        ("model.dropout", "model.mlp=swiglu", ("'model.dropout'", "whole number", "0.0")),
     ],
 )
 def test_an_option_that_cannot_match_is_refused(tiny: Path, option: str, vary: str, parts: tuple[str, ...]) -> None:
