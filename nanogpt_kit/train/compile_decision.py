@@ -107,9 +107,7 @@ def decide(work: Work, known: Seconds, eager: float, gain: float, blocks: int) -
     of_runs = f" of {runs} runs" if runs > 1 else ""
     source = "measured here before" if is_measured else "estimated"
     state = "a warm" if known.is_warm else "an empty"
-    why = (
-        f"saves {saved:,.0f} of {seconds * runs:,.0f} s{of_runs} and costs {cost:,.0f} s with {state} cache; {source}"
-    )
+    why = f"saves {saved:,.0f} of {seconds * runs:,.0f} s{of_runs} and costs {cost:,.0f} s with {state} cache; {source}"
     if before:
         why += f"; earlier runs would have saved {before:,.0f} s"
     return Decision(saved + before > least * cost, why)
