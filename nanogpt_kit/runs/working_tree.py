@@ -127,7 +127,7 @@ def regular_file_size(path: Path) -> int:
 
 def git_paths(top: Path, *names: str) -> list[str]:
     asked = [word for name in names for word in ("--git-path", name)]
-    return os.fsdecode(run_git(top, "rev-parse", *asked)).splitlines()
+    return os.fsdecode(run_git(top, "rev-parse", *asked)).split("\n")[:-1]
 
 
 def split_names(listed: bytes) -> list[str]:

@@ -109,7 +109,9 @@ class CompileChoice:
             eager = trial.seconds(world, lambda seconds: decision(seconds).compiles)
         chosen = decision(eager)
         if not chosen.compiles and not known.is_warm and world.rank == 0:
-            memory.write(replace(known, eager=eager, passes=known.passes + work.passes_within(eager)))
+            # Those of the runs that follow, too: they do as this one has recorded, and count nothing
+            passes = work.passes_within(eager) * (1 + work.runs_to_come)
+            memory.write(replace(known, eager=eager, passes=known.passes + passes))
         mode = "default" if chosen.compiles else "off"
         return cls(mode, chosen.why, memory.task, memory, None if is_known else eager)
 

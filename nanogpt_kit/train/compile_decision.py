@@ -106,10 +106,8 @@ def decide(work: Work, known: Seconds, eager: float, gain: float, blocks: int) -
     least = MIN_GAIN_MEASURED if is_measured or known.is_warm else MIN_GAIN_ESTIMATED
     of_runs = f" of {runs} runs" if runs > 1 else ""
     source = "measured here before" if is_measured else "estimated"
-    state = "warm" if known.is_warm else "empty"
-    why = (
-        f"saves {saved:,.0f} of {seconds * runs:,.0f} s{of_runs} and costs {cost:,.0f} s with a {state} cache; {source}"
-    )
+    state = "a warm" if known.is_warm else "an empty"
+    why = f"saves {saved:,.0f} of {seconds * runs:,.0f} s{of_runs} and costs {cost:,.0f} s with {state} cache; {source}"
     if before:
         why += f"; earlier runs would have saved {before:,.0f} s"
     return Decision(saved + before > least * cost, why)

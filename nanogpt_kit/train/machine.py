@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 
 from nanogpt_kit.core.experiment import Experiment
-from nanogpt_kit.core.machine_choices import MachineChoices, Task, applied
+from nanogpt_kit.core.machine_choices import COMPILE_TASK, MachineChoices, Task, applied
 from nanogpt_kit.core.options import RunContext
 from nanogpt_kit.nn.measured_choices import starting_choices, with_measured
 from nanogpt_kit.runs.folder import RunFolder
@@ -23,10 +23,21 @@ def choices_before_context(experiment: Experiment, resumed: RunFolder | None, wo
     """What the device and precision of a run follow from: the same on all ranks."""
     choices = MachineChoices()
     if world.rank == 0:
-        choices = starting_choices() if resumed is None else recorded_choices(resumed.path)
+        choices = starting_choices() if resumed is None else choices_of_resumed(resumed.path, experiment.train.compile)
         if experiment.train.precision == "auto":
             choices = with_measured(choices, precision_tasks(choose_device(experiment.train.device)))
     return of_first_rank(choices, world)
+
+
+def choices_of_resumed(folder: Path, compiles: str) -> MachineChoices:
+    """What the run has recorded. A run that ended before it had chosen whether its graph is compiled made no step, so
+    that it does as its study has chosen meanwhile, which the environment names; the other trials are compared with it.
+    """
+    choices = recorded_choices(folder)
+    if compiles != "auto" or any(task.startswith(COMPILE_TASK) for task in choices.choices):
+        return choices
+    named = starting_choices().choices
+    return choices.extended({task: mode for task, mode in named.items() if task.startswith(COMPILE_TASK)})
 
 
 def choices_in_context(experiment: Experiment, ctx: RunContext, world: World) -> MachineChoices:

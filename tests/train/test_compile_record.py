@@ -315,6 +315,16 @@ def test_a_graph_that_is_trained_again_and_again_is_compiled_once_that_would_hav
     assert choose(Work(400), memory, trial).mode == "off"
 
 
+def test_runs_that_do_as_the_first_of_their_study_count_among_those_that_made_passes_uncompiled(
+    memory: CompileMemory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trial = trial_of(lambda: 0.05, monkeypatch)
+    first = choose(Work(100, runs_to_come=3), memory, trial)
+    with applied(MachineChoices({memory.task: first.mode})):
+        assert CompileChoice.choose("auto", CPU, Work(100), memory, World(), trial).mode == "off"
+    assert memory.read().passes == 400
+
+
 def test_what_two_runs_have_measured_is_not_timed_again(memory: CompileMemory, monkeypatch: pytest.MonkeyPatch) -> None:
     memory.write(MEASURED)
     trial = trial_of(lambda: pytest.fail("it times passes"), monkeypatch)

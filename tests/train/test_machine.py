@@ -16,7 +16,7 @@ from nanogpt_kit.checkpoint import store
 from nanogpt_kit.components.norm.rmsnorm import RMSNorm
 from nanogpt_kit.core.errors import KitError
 from nanogpt_kit.core.experiment import Experiment
-from nanogpt_kit.core.machine_choices import CALIBRATION, Candidate, MachineChoices, applied
+from nanogpt_kit.core.machine_choices import CALIBRATION, COMPILE_TASK, Candidate, MachineChoices, applied
 from nanogpt_kit.core.options import RunContext
 from nanogpt_kit.nn import measured_choices
 from nanogpt_kit.runs.folder import RunFolder
@@ -99,6 +99,27 @@ def test_a_run_without_a_record_continues_by_rules(
     measured[CPU_TASK] = "fp32"
     resumed = session.run(experiment(tiny, "train.steps=6"), resume=str(begun))
     assert recorded(resumed)[CPU_TASK] == "bf16"
+
+
+def test_a_run_that_ended_before_it_had_chosen_to_compile_does_as_its_study_has_chosen_meanwhile(
+    tiny: Path, tmp_path: Path, measured: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    measured[CPU_TASK] = "fp32"
+    begun = session.run(experiment(tiny, "train.steps=3", "train.compile=off"))
+    study = tmp_path / "study.json"
+    study.write_text(json.dumps({"choices": {CPU_TASK: "bf16", f"{COMPILE_TASK}1": "default"}}), encoding="utf-8")
+    monkeypatch.setenv(CALIBRATION, str(study))
+
+    def resumed(setting: str) -> Mapping[str, str]:
+        continued = experiment(tiny, "train.steps=6", f"train.compile={setting}")
+        return machine.choices_before_context(continued, begun, World()).choices
+
+    before = recorded(begun)
+    assert resumed("auto") == {**before, f"{COMPILE_TASK}1": "default"}
+    assert resumed("off") == before
+    chosen = {**before, f"{COMPILE_TASK}1": "off"}
+    (begun.path / FILE_NAME).write_text(json.dumps({"format": 2, "choices": chosen}), encoding="utf-8")
+    assert resumed("auto") == chosen
 
 
 def test_a_branch_computes_as_the_run_that_it_comes_from(tiny: Path, measured: dict[str, str]) -> None:
