@@ -49,6 +49,7 @@ def test_training_is_compared_in_a_table_with_both_ways_of_waiting(
     assert sorted(path.name for path in checkout.iterdir()) == ["configurator.py", "model.py", "train.py"]
 
 
+@pytest.mark.slow
 def test_other_parts_are_named_and_compared_with_those_of_nanogpt(
     command: Command, tiny: Path, checkout: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -107,6 +107,7 @@ def test_the_documented_component_file_passes_with_the_documented_settings(tmp_p
     assert not (tmp_path / "runs").exists()
 
 
+@pytest.mark.slow
 def test_a_source_folder_is_tested_as_a_wheel_with_the_settings_that_it_brings(tmp_path: Path) -> None:
     conformance = textwrap.dedent("""\
         import pytest

@@ -97,6 +97,7 @@ def test_with_a_cache_logits_are_near_those_of_all_tokens_at_once(parts: dict[st
     torch.testing.assert_close(steps.float(), whole.float(), rtol=0, atol=0.02)
 
 
+@pytest.mark.slow
 def test_compiled_it_computes_the_same() -> None:
     torch._dynamo.reset()
     plain = built()
