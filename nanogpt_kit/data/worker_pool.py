@@ -94,7 +94,7 @@ class IsolatedProcess(SpawnProcess):
     """A process that starts with the ENVIRONMENT and without the caller's `__main__`."""
 
     def start(self) -> None:
-        with isolated_start():
+        with isolated_start(), signals.held_group_signals():
             super().start()
 
 
