@@ -112,8 +112,8 @@ def test_a_run_in_another_precision_is_refused_with_a_remedy(tiny: Path, precisi
     context = RunContext(
         device="cuda", precision=precision, world_size=1, splits=experiment.dataset.splits, block_size=16
     )
-    told = rf'model: bf16_residual .* bf16, .* {precision}; set train\.precision = "bf16"'
-    with pytest.raises(KitError, match=told):
+    message = rf'model: bf16_residual .* bf16, .* {precision}; set train\.precision = "bf16"'
+    with pytest.raises(KitError, match=message):
         experiment.check_context(context)
 
 

@@ -16,7 +16,7 @@ from fake_device import load_device
 
 def main() -> None:
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
-    os.dup2(2, 1)  # what anything prints is no answer
+    os.dup2(2, 1)  # what anything prints is not an answer
     load_device(Path(sys.argv[1]))
     for line in sys.stdin:
         request = json.loads(line)
