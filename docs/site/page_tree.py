@@ -1,8 +1,8 @@
 """The tree of the site's pages, from the links of the index pages: what a list links to comes below it, in its order.
 
 An index page, `index.md` or `README.md`, is plain Markdown. The pages of its folder that it links to become its
-children, and the index pages of folders within it. The main index has also pages beside the folder of the documentation, and the
-page of the plugins has theirs.
+children, and the index pages of folders within it. The main index has also pages beside the folder of the
+documentation, and the page of the plugins has theirs.
 """
 
 from __future__ import annotations
