@@ -284,6 +284,18 @@ def test_the_sums_that_top_p_and_min_p_compare() -> None:
     assert f"0.2 * 0.563 = {0.2 * probabilities[0]:.3f}" in text
 
 
+def test_the_order_of_a_chain_matters() -> None:
+    hot, nucleus = sampler("temperature", {"value": 2.0}), sampler("top_p", {"p": 0.8})
+    remaining = []
+    for chain in ([nucleus, hot], [hot, nucleus]):
+        logits = torch.tensor([LOGITS])
+        for one in chain:
+            logits = one.transform(logits, torch.tensor([[0]]))
+        remaining.append(int(logits.isfinite().sum()))
+    assert remaining == [3, 4]
+    assert "keeps three of the five tokens, and four after a temperature of 2" in text_of("sampling-and-the-cache")
+
+
 def test_the_positions_with_and_without_a_cache() -> None:
     without = sum(4 + new for new in range(4))
     cache, passed = KVCache(capacity=8), 0
@@ -323,6 +335,7 @@ def test_the_interval_of_three_pairs() -> None:
     assert f"-0.0274 +- 4.303 * 0.0121 = {low:.4f} to {high:.4f}" in text
     unpaired = math.hypot(np.std(BASE, ddof=1), np.std(CONTENDER, ddof=1))
     assert f"sqrt(0.0041² + 0.0249²) = {unpaired:.4f}" in text
+    assert f"0.0106 * sqrt(2) = {0.0106 * math.sqrt(2):.3f}" in text
     needed = seeds_to_decide(sample, look_alpha(2))
     assert needed is not None
     assert f"{needed - 3} more here" in text
