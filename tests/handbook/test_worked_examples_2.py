@@ -205,8 +205,8 @@ def test_the_epoch_of_a_step_by_counting() -> None:
             epoch, position = epoch + 1, 0
     text = text_of("checkpoints-and-resume")
     assert f"have {windows} windows an epoch" in text
-    assert f"window 2,800 of the run, which is window {position} of epoch {epoch}" in text
-    assert f"{epoch} * {windows} = {epoch * windows:,}" in text
+    assert f"window 2,800 of the run, which is window {position} of epoch {epoch}." in text
+    assert f"{epoch} epochs have {epoch * windows:,}." in text
 
 
 # Evaluation
