@@ -15,7 +15,10 @@ CELL, ROW = 12, 44
 
 def draw() -> Canvas:
     canvas = Canvas(
-        660, 262, "Number formats", "Each number has a sign, an exponent and a fraction; 16-bit formats share 15 bits."
+        660,
+        262,
+        "Number formats",
+        "Each number has a sign, an exponent and a fraction; the two 16-bit formats divide 15 bits differently.",
     )
     left, top = 66, 58
     for column, name in ((left + 32 * CELL + 66, "largest"), (left + 32 * CELL + 150, "step after 1")):
