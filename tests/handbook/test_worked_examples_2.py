@@ -7,8 +7,9 @@ in the text of the page.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -46,7 +47,7 @@ def rounded(values: Sequence[float], digits: int) -> list[str]:
 
 STEPS = (0, 1, 2, 3, 8, 12, 16, 19)
 LENGTH, WARMUP = 20, 3
-AFTER_WARMUP = {
+AFTER_WARMUP: dict[str, Callable[[int], float]] = {
     "constant": lambda step: 1.0,
     "cosine": lambda step: 0.1 + 0.9 * (1 + math.cos(math.pi * (step - WARMUP) / (LENGTH - WARMUP))) / 2,
     "linear": lambda step: (LENGTH - step) / (LENGTH - WARMUP),
@@ -307,7 +308,7 @@ def test_the_positions_with_and_without_a_cache() -> None:
     text = text_of("sampling-and-the-cache")
     assert f"4 + 5 + 6 + 7 = {without} positions" in text
     assert f"4 + 1 + 1 + 1 = {passed} (the prompt" in text
-    model = Experiment.load("owt_gpt2").model
+    model: Any = Experiment.load("owt_gpt2").model
     numbers = 2 * model.n_layer * model.n_embd * model.block_size
     assert f"2 * 12 * 768 * 1,024 * 2 bytes = {2 * numbers / 1e6:.1f} MB" in text
 
