@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections import Counter
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -60,13 +61,13 @@ def merged(words: list[list[str]], pair: tuple[str, str]) -> list[list[str]]:
 
 def test_the_merges_of_banana_bandana_are_those_of_the_page() -> None:
     words = [list("banana"), list(" bandana")]
-    pairs = Counter(pair for word in words for pair in zip(word, word[1:], strict=False))
+    pairs = Counter(pair for word in words for pair in pairwise(word))
     assert [pairs[pair] for pair in (("a", "n"), ("n", "a"), ("b", "a"))] == [4, 3, 2]
     for merges, pair in enumerate([None, ("a", "n"), ("b", "an"), ("an", "a")]):
         words = merged(words, pair) if pair else words
         tokens = [token for word in words for token in word]
         has("tokens.md", f"| {merges} | {257 + merges} | {len(tokens)} | {14 / len(tokens):.2f} |", f"{tokens}")
-    pairs = Counter(pair for word in words for pair in zip(word, word[1:], strict=False))
+    pairs = Counter(pair for word in words for pair in pairwise(word))
     assert max(pairs.values()) == 1, "learning ends"
     ctx = TextContext(splits=("train",), documents=lambda split: iter(["banana bandana"]))
     encoder = BPE(vocab_size=300).build(ctx)
@@ -183,7 +184,12 @@ def test_probabilities_loss_and_gradient_are_those_of_the_page() -> None:
     has("head-and-loss.md", row("gradient of the loss by the logit", logits.grad.tolist(), "0"))
     nats = loss.item()
     has("head-and-loss.md", f"= {nats:.3f} nats, {nats / math.log(2):.3f} bits, a perplexity of {math.exp(nats):.3f}")
-    has("head-and-loss.md", f"ln 3 = {math.log(3):.3f}", f"ln 257 = {math.log(257):.3f}", f"ln 320 = {math.log(320):.2f}")
+    has(
+        "head-and-loss.md",
+        f"ln 3 = {math.log(3):.3f}",
+        f"ln 257 = {math.log(257):.3f}",
+        f"ln 320 = {math.log(320):.2f}",
+    )
     has("head-and-loss.md", f"{math.log(257):.2f} for 257 bytes, {math.log(50_257):.2f} for the 50,257 tokens")
     has("head-and-loss.md", f"{50_304 * 768 / 1e6:.1f} million", f"{8 * 1024 * 50_304 * 4 / 1e9:.2f} GB")
     has("head-and-loss.md", f"one of 0.5 gives {-math.log(0.5):.3f}, one of 0.01 gives {-math.log(0.01):.1f}")
@@ -208,7 +214,7 @@ def test_deviations_of_a_layer_and_of_the_stream_are_those_of_the_page() -> None
     has("initialization.md", f"= {128 * 0.02**2:.4f} and its deviation {math.sqrt(128) * 0.02:.3f}")
     has("initialization.md", f"it is {math.sqrt(768) * 0.02:.3f};", f"= {0.02**-2:,.0f} features it is 1")
     has("initialization.md", f"deviation {math.sqrt(1 + 24):.0f}.", f"√2 = {math.sqrt(1 + 24 / 24):.2f}")
-    has("initialization.md", f"0.02 × √2 = {0.02 * math.sqrt(2):.3f}")
+    has("initialization.md", f"√2 = {0.02 * math.sqrt(2):.3f}")
 
 
 @pytest.mark.parametrize("change", ["init=gpt2", "init={use='gpt2', std=0.2}", "init=zero_residual"])

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import torch
-from drawing.canvas import Canvas
 
+from drawing.canvas import Canvas
 from nanogpt_kit.nn.view import View
 
 QUERIES = KEYS = ((1.0, 0.0), (0.0, 1.0), (1.0, 1.0))

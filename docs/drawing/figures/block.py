@@ -10,8 +10,8 @@ def draw() -> Canvas:
         700,
         190,
         "A block",
-        "The residual stream passes the block unchanged, except for what two branches add: norm and mixer, then norm and "
-        "MLP.",
+        "The residual stream passes the block unchanged, except for what two branches add: norm and mixer, then norm "
+        "and MLP.",
     )
     y = 142
     canvas.text(34, y, "x", mono=True)

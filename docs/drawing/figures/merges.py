@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from drawing.canvas import Canvas
-
 from nanogpt_kit.components.tokenizer.bpe import BPE
 from nanogpt_kit.core.kinds import TextContext
 
@@ -36,5 +35,7 @@ def draw() -> Canvas:
             shown = token.replace(" ", "␣")
             canvas.box(x + 1, y, len(token) * CELL - 2, 34, shown, fill=fill, mono=True)
             x += len(token) * CELL
-    canvas.text(120, 228, "green: the token that this merge adds; blue: those of earlier merges", anchor="start", size=12)
+    canvas.text(
+        120, 228, "green: the token that this merge adds; blue: those of earlier merges", anchor="start", size=12
+    )
     return canvas

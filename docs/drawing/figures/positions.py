@@ -33,7 +33,10 @@ def draw() -> Canvas:
     center = (450.0, float(CENTER_Y))
     canvas.text(450, 18, "rope: rotated", bold=True)
     circle = [
-        (center[0] + UNIT * 1.25 * math.cos(step / 32 * math.pi), center[1] - UNIT * 1.25 * math.sin(step / 32 * math.pi))
+        (
+            center[0] + UNIT * 1.25 * math.cos(step / 32 * math.pi),
+            center[1] - UNIT * 1.25 * math.sin(step / 32 * math.pi),
+        )
         for step in range(65)
     ]
     canvas.line(circle, color="gray", width=1)

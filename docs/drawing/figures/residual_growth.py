@@ -14,7 +14,7 @@ def draw() -> Canvas:
         640,
         310,
         "The residual stream at initialization",
-        "Where each of 24 layers adds features of deviation 1, the stream grows to 5; divided by the root of 24, to 1.41.",
+        "Where each of 24 layers adds features of deviation 1, the stream grows to 5; divided by √24, to 1.41.",
     )
     plot = Plot(canvas, 60, 44, 380, 200, (0, writers), (0, 5.5))
     plot.axes([0, 6, 12, 18, 24], [0, 1, 2, 3, 4, 5], "layers that have added to the stream", "standard deviation")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from drawing.canvas import Canvas
-
 from nanogpt_kit.components.order.shuffled import Shuffled, epoch_windows
 from nanogpt_kit.core.kinds import OrderContext
 
@@ -29,7 +28,7 @@ def draw() -> Canvas:
         690,
         222,
         "Two epochs of windows",
-        "In each epoch the text is cut into five windows, from another first token, and they are read in another order.",
+        "In each epoch the text is cut into five windows, from another first token; they are read in another order.",
     )
     per_epoch = epoch_windows(len(LETTERS), BLOCK_SIZE)
     windows = [(step, start) for step in range(5) for start in starts_of(step)]
