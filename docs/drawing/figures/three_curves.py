@@ -42,7 +42,10 @@ def draw() -> Canvas:
         canvas.text(x, 20, title, anchor="start")
         plot.line(zip(STEPS, train, strict=True), color="blue-line")
         plot.line(zip(STEPS, val, strict=True), color="red-line", dashed=True)
-    for x, color, text, dashed in ((LEFT, "blue-line", "train/loss", False), (LEFT + 110, "red-line", "val/loss", True)):
+    for x, color, text, dashed in (
+        (LEFT, "blue-line", "train/loss", False),
+        (LEFT + 110, "red-line", "val/loss", True),
+    ):
         canvas.line([(x, 42), (x + 24, 42)], color=color, dashed=dashed, width=2)
         canvas.text(x + 30, 42, text, anchor="start", color="muted", size=12)
     return canvas
