@@ -46,7 +46,7 @@ class NanoGPTConfig:
 
     def number(self, option: str) -> int | float:
         value = self[option]
-        assert isinstance(value, int | float), f"{option} is no number"
+        assert isinstance(value, int | float), f"{option} = {value!r}"
         return value
 
     def whole(self, option: str) -> int:
@@ -61,12 +61,12 @@ class NanoGPTConfig:
 def read_nanogpt_config(path: Path) -> NanoGPTConfig:
     """Raises KitError with all faults of the file."""
     config, imported, faults = NanoGPTConfig(path), False, list[Fault]()
-    for statement in parse(path).body:
+    for statement in parse_config(path).body:
         if is_import_of_time(statement):
             imported = True
             continue
         try:
-            assign(statement, config, imported)
+            assign_options(statement, config, imported)
         except Refused as refused:
             if refused.reason is not None:
                 faults.append(Fault(refused.reason, location=f"{path}:{refused.line}"))
@@ -75,7 +75,7 @@ def read_nanogpt_config(path: Path) -> NanoGPTConfig:
     return config
 
 
-def assign(statement: ast.stmt, config: NanoGPTConfig, imported: bool) -> None:
+def assign_options(statement: ast.stmt, config: NanoGPTConfig, imported: bool) -> None:
     """Sets the options that a statement assigns. Raises Refused."""
     names, before = assigned_names(statement), dict(config.values)
     if not isinstance(statement, ast.Assign):
@@ -90,10 +90,10 @@ def assign(statement: ast.stmt, config: NanoGPTConfig, imported: bool) -> None:
             raise Refused(statement, reason)
     value = evaluate(statement.value, before, imported)
     for name in names:
-        config.values[name], config.lines[name] = checked(name, value, statement), statement.lineno
+        config.values[name], config.lines[name] = checked_value(name, value, statement), statement.lineno
 
 
-def parse(path: Path) -> ast.Module:
+def parse_config(path: Path) -> ast.Module:
     """The syntax tree. Raises KitError for what is not a small regular file of Python in UTF-8."""
     try:
         content = read_bytes(path, MAX_BYTES)
@@ -139,7 +139,7 @@ def assigned_names(statement: ast.stmt) -> list[str]:
     raise Refused(statement, f"{what} is not executed; expected option = value, as in batch_size = 12")
 
 
-def checked(name: str, value: Value | Clock, statement: ast.stmt) -> Value | Clock:
+def checked_value(name: str, value: Value | Clock, statement: ast.stmt) -> Value | Clock:
     """The value. Raises Refused where the option cannot have it."""
     if value is CLOCK and name in RUN_NAMES:
         return value

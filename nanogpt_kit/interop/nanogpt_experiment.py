@@ -38,7 +38,14 @@ def entries_of(config: NanoGPTConfig, name: str, source: str | None) -> list[Ent
     Raises KitError with the faults of values that no experiment can express.
     """
     entries, faults = [Entry("name", name, stays=True)], list[Fault]()
-    for part in (data(config, source), model(config), optimization(config), training(config), evaluation(config)):
+    parts = (
+        data_and_order(config, source),
+        model_entries(config),
+        optimizer_and_schedule(config),
+        steps_and_machine(config),
+        evaluations_and_checkpoints(config),
+    )
+    for part in parts:
         try:
             entries += part
         except KitError as error:
@@ -48,11 +55,11 @@ def entries_of(config: NanoGPTConfig, name: str, source: str | None) -> list[Ent
     return entries
 
 
-def fault(config: NanoGPTConfig, option: str, message: str) -> KitError:
+def value_fault(config: NanoGPTConfig, option: str, message: str) -> KitError:
     return KitError(Fault(f"{option} = {config[option]!r}: {message}", location=config.location(option)))
 
 
-def data(config: NanoGPTConfig, source: str | None) -> Iterator[Entry]:
+def data_and_order(config: NanoGPTConfig, source: str | None) -> Iterator[Entry]:
     for key, value, comment in data_entries(config, source):
         yield Entry(key, value, ("dataset",), comment, stays=True)
     yield Entry("order.use", "random", comment="nanoGPT's: windows are drawn with replacement", stays=True)
@@ -62,19 +69,19 @@ def is_published(config: NanoGPTConfig) -> bool:
     return config["init_from"] not in ("scratch", RESUMED)
 
 
-def model(config: NanoGPTConfig) -> Iterator[Entry]:
+def model_entries(config: NanoGPTConfig) -> Iterator[Entry]:
     start, block_size = str(config["init_from"]), config.whole("block_size")
     yield Entry("model.use", "gpt", stays=True)
     if not is_published(config):
         if start == RESUMED:
-            comment = "a run imported from nanoGPT's checkpoint; steps and optimizer begin anew"
+            comment = "a run imported from nanoGPT's checkpoint; steps and optimizer begin again"
             yield Entry("model.init_from", imported_name(config), ("init_from", "out_dir"), comment)
         for size in ("n_layer", "n_head", "n_embd"):
             yield Entry(f"model.{size}", config.whole(size), (size,), stays=True)
     elif start not in PUBLISHED:
-        raise fault(config, "init_from", f"no such start of the training{did_you_mean(start, startings())}")
+        raise value_fault(config, "init_from", f"no such start of the training{did_you_mean(start, startings())}")
     elif block_size > PUBLISHED_BLOCK_SIZE:
-        raise fault(config, "block_size", f"{start} has a context of {PUBLISHED_BLOCK_SIZE} tokens")
+        raise value_fault(config, "block_size", f"{start} has a context of {PUBLISHED_BLOCK_SIZE} tokens")
     else:
         yield Entry("model.init_from", start, ("init_from",), "downloaded unless a run has this name")
         for size, value in zip(("n_layer", "n_head", "n_embd"), PUBLISHED[start], strict=True):
@@ -102,7 +109,7 @@ def imported_name(config: NanoGPTConfig) -> str:
     return name.strip("-")[-80:].strip("-") or "nanogpt"
 
 
-def optimization(config: NanoGPTConfig) -> Iterator[Entry]:
+def optimizer_and_schedule(config: NanoGPTConfig) -> Iterator[Entry]:
     rate, lowest = float(config.number("learning_rate")), float(config.number("min_lr"))
     betas = [float(config.number("beta1")), float(config.number("beta2"))]
     yield Entry("optimizer.use", "adamw", stays=True)
@@ -113,7 +120,9 @@ def optimization(config: NanoGPTConfig) -> Iterator[Entry]:
         yield Entry("schedule.use", "constant", ("decay_lr",), stays=True)
         return
     if lowest > rate:
-        message = f"it is above learning_rate = {rate!r}, so that the rate would rise; lower it, or set decay_lr = False"
+        message = (
+            f"it is above learning_rate = {rate!r}, so that the rate would rise; lower it, or set decay_lr = False"
+        )
         location = config.location("min_lr", "learning_rate")
         raise KitError(Fault(f"min_lr = {lowest!r}: {message}", location=location))
     steps, end = config.whole("max_iters"), config.whole("lr_decay_iters")
@@ -131,7 +140,7 @@ def has_decay(config: NanoGPTConfig) -> bool:
     return bool(config["decay_lr"]) and not config["eval_only"]
 
 
-def training(config: NanoGPTConfig) -> Iterator[Entry]:
+def steps_and_machine(config: NanoGPTConfig) -> Iterator[Entry]:
     batch, accumulation = config.whole("batch_size"), config.whole("gradient_accumulation_steps")
     if config["eval_only"]:
         yield Entry("train.steps", 0, ("eval_only",), "only evaluate", stays=True)
@@ -144,19 +153,19 @@ def training(config: NanoGPTConfig) -> Iterator[Entry]:
     if accumulation > 1:
         yield Entry("train.micro_batch_size", batch, ("batch_size",), stays=True)
     yield Entry("train.grad_clip", float(config.number("grad_clip")), ("grad_clip",))
-    yield from machine(config)
+    yield from device_and_precision(config)
     if not config["compile"]:
         yield Entry("train.compile", "off", ("compile",))
     yield Entry("train.log_every_steps", config.whole("log_interval"), ("log_interval",))
 
 
-def machine(config: NanoGPTConfig) -> Iterator[Entry]:
+def device_and_precision(config: NanoGPTConfig) -> Iterator[Entry]:
     """The device, except the first choice of both programs, and the precision, except where nanoGPT chooses it."""
     device, dtype = str(config["device"]).partition(":")[0], str(config["dtype"])
     if device not in DEVICES:
-        raise fault(config, "device", f"no such device{did_you_mean(device, DEVICES)}")
+        raise value_fault(config, "device", f"no such device{did_you_mean(device, DEVICES)}")
     if dtype not in PRECISIONS:
-        raise fault(config, "dtype", f"no such type{did_you_mean(dtype, PRECISIONS)}")
+        raise value_fault(config, "dtype", f"no such type{did_you_mean(dtype, PRECISIONS)}")
     if device != "cuda":
         yield Entry("train.device", device, ("device",))
         comment = "nanoGPT has other types on CUDA only; `auto` may be faster"
@@ -166,7 +175,7 @@ def machine(config: NanoGPTConfig) -> Iterator[Entry]:
         yield Entry("train.precision", PRECISIONS[dtype], ("dtype",), comment)
 
 
-def evaluation(config: NanoGPTConfig) -> Iterator[Entry]:
+def evaluations_and_checkpoints(config: NanoGPTConfig) -> Iterator[Entry]:
     every = config.whole("eval_interval")
     if config["eval_only"]:
         yield Entry("sample.num_samples", 0, ("eval_only",))

@@ -66,16 +66,16 @@ def evaluate(node: ast.expr, values: Mapping[str, Result], imported: bool, depth
         case ast.Name(id=name):
             return value_of_name(node, name, values)
         case ast.UnaryOp(op=op, operand=operand) if type(op) in UNARY:
-            (number,) = numbers(node, inner(operand))
+            (number,) = as_numbers(node, inner(operand))
             return bounded(node, UNARY[type(op)](number))
         case ast.BinOp(op=op, left=left, right=right) if type(op) in BINARY:
-            return combine(node, op, inner(left), inner(right))
+            return combine_values(node, op, inner(left), inner(right))
         case ast.JoinedStr(values=parts):
-            return join(node, [inner(part) for part in parts])
-        case ast.FormattedValue(value=part, format_spec=None):
-            return join(node, [inner(part)])
+            return join_text(node, [inner(part) for part in parts])
+        case ast.FormattedValue(value=part, conversion=-1, format_spec=None):
+            return join_text(node, [inner(part)])
         case ast.Call(func=ast.Name(id="str"), args=[part], keywords=[]) if not isinstance(part, ast.Starred):
-            return join(node, [inner(part)])
+            return join_text(node, [inner(part)])
         case ast.Call(func=ast.Attribute(value=ast.Name(id="time"), attr="time"), args=[], keywords=[]) if imported:
             return CLOCK
     raise Refused(node, f"{kind_of(node)} is not evaluated; {ALLOWED}")
@@ -90,11 +90,11 @@ def value_of_name(node: ast.expr, name: str, values: Mapping[str, Result]) -> Va
     return value
 
 
-def combine(node: ast.expr, op: ast.operator, left: Value | Clock, right: Value | Clock) -> Value | Clock:
+def combine_values(node: ast.expr, op: ast.operator, left: Value | Clock, right: Value | Clock) -> Value | Clock:
     is_sum = isinstance(op, ast.Add)
     if is_sum and isinstance(left, str | Clock) and isinstance(right, str | Clock):
-        return join(node, [left, right])
-    pair = numbers(node, left, right)
+        return join_text(node, [left, right])
+    pair = as_numbers(node, left, right)
     if isinstance(op, ast.Pow):
         check_power(node, *pair)
     try:
@@ -106,7 +106,7 @@ def combine(node: ast.expr, op: ast.operator, left: Value | Clock, right: Value 
     return bounded(node, result)
 
 
-def numbers(node: ast.expr, *values: Value | Clock) -> list[Number]:
+def as_numbers(node: ast.expr, *values: Value | Clock) -> list[Number]:
     if not all(not isinstance(value, Clock) and is_number(value) for value in values):
         raise Refused(node, "arithmetic is evaluated for numbers only, and text is only joined by +")
     return [value for value in values if isinstance(value, int | float)]
@@ -120,7 +120,7 @@ def check_power(node: ast.expr, base: Number, exponent: Number) -> None:
         raise Refused(node, "the power is not a real number")
 
 
-def join(node: ast.expr, parts: list[Value | Clock]) -> str | Clock:
+def join_text(node: ast.expr, parts: list[Value | Clock]) -> str | Clock:
     if any(isinstance(part, Clock) for part in parts):
         return CLOCK
     text = "".join(map(str, parts))

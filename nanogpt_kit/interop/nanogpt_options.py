@@ -56,7 +56,7 @@ ELSEWHERE = {
     **dict.fromkeys(("real_data", "profile"), ("bench.py", "the options of `nanogpt-kit bench`")),
 }
 
-# The sizes of OpenAI's models: n_layer, n_head, n_embd. Source: Radford et al. 2019, table 2; from_pretrained of model.py
+# The sizes of OpenAI's models: n_layer, n_head, n_embd. Source: Radford et al. 2019, table 2; model.py, from_pretrained
 PUBLISHED = {"gpt2": (12, 12, 768), "gpt2-medium": (24, 16, 1024), "gpt2-large": (36, 20, 1280)}
 PUBLISHED |= {"gpt2-xl": (48, 25, 1600)}
 PUBLISHED_BLOCK_SIZE = 1024

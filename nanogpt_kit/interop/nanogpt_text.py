@@ -16,6 +16,7 @@ from nanogpt_kit.core.experiment import Experiment
 from nanogpt_kit.core.experiment_keys import ExperimentKeys
 from nanogpt_kit.core.layers import Layers
 from nanogpt_kit.interop.nanogpt_config import NanoGPTConfig, read_nanogpt_config
+from nanogpt_kit.interop.nanogpt_data import TEXTS
 from nanogpt_kit.interop.nanogpt_experiment import RESUMED, Entry, entries_of, has_decay, imported_name, is_published
 
 COMMENT_COLUMN = 35  # as in the experiments that are shipped
@@ -38,15 +39,15 @@ def experiment_of_nanogpt(path: Path, name: str, source: str | None = None) -> C
     """
     config = read_nanogpt_config(path)
     entries = entries_of(config, name, source)
-    experiment = validated(config, entries)
+    experiment = validated_experiment(config, entries)
     written = [entry for entry in entries if entry.stays or not is_default(experiment, entry)]
-    text = "".join([*map(comment_line, header(config, name)), *tables(written)])
+    text = "".join([*map(comment_line, header_comments(config, name)), *lines_of_tables(written)])
     values = {entry.key: entry.value for entry in entries}
     return ConvertedConfig(
         text,
         checkpoint_of(config) if config["init_from"] == RESUMED else None,
         values.get("model.init_from", ""),
-        values["dataset.source"] if values["dataset.use"] == "token_files" else None,
+        None if config["dataset"] in TEXTS else values["dataset.source"],
     )
 
 
@@ -54,7 +55,7 @@ def checkpoint_of(config: NanoGPTConfig) -> str:
     return str(Path(str(config["out_dir"]), "ckpt.pt"))
 
 
-def validated(config: NanoGPTConfig, entries: list[Entry]) -> Experiment:
+def validated_experiment(config: NanoGPTConfig, entries: list[Entry]) -> Experiment:
     """The experiment. Raises KitError with its faults, each at the option of nanoGPT that decides it."""
     options = {key_parts(entry.key): entry.options for entry in entries}
     values: dict[str, Any] = {}
@@ -89,20 +90,20 @@ def is_default(experiment: Experiment, entry: Entry) -> bool:
     return bool(type(table).model_fields[last].default == entry.value)
 
 
-def header(config: NanoGPTConfig, name: str) -> Iterator[str]:
+def header_comments(config: NanoGPTConfig, name: str) -> Iterator[str]:
     """Comments: where the experiment comes from, and the options of that file that it leaves out, with the reasons."""
     yield f"The training of nanoGPT's {config.path.name}."
     if config["init_from"] == RESUMED:
         command = shlex.join(["nanogpt-kit", "import", checkpoint_of(config), imported_name(config)])
         yield f"Before its first run, `{command}` takes the weights of that checkpoint."
-    reasons = {option: reason for option, reason in left_out(config, name) if option in config.lines}
+    reasons = {option: reason for option, reason in left_out_options(config, name) if option in config.lines}
     if reasons:
         yield "What that file sets, and this one does not:"
     for reason, options in groupby(reasons, reasons.__getitem__):
         yield f"- {', '.join(options)}: {reason}"
 
 
-def left_out(config: NanoGPTConfig, name: str) -> Iterator[tuple[str, str]]:
+def left_out_options(config: NanoGPTConfig, name: str) -> Iterator[tuple[str, str]]:
     yield "out_dir", f"a run has a new folder below runs/{name}/"
     yield "eval_iters", "an evaluation covers the whole validation split, and no part of the training split"
     for option in ("wandb_log", "wandb_project", "wandb_run_name"):
@@ -128,7 +129,7 @@ def left_out(config: NanoGPTConfig, name: str) -> Iterator[tuple[str, str]]:
         yield "compile", "a run that gains from it is compiled"
 
 
-def tables(entries: list[Entry]) -> Iterator[str]:
+def lines_of_tables(entries: list[Entry]) -> Iterator[str]:
     """The lines of the experiment, a table for each first part of a key."""
     for table, members in groupby(entries, lambda entry: entry.key.rpartition(".")[0]):
         if table:
