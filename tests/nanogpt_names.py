@@ -30,7 +30,7 @@ COMMANDS = {
     "python train.py config/eval_gpt2.py",
     "python bench.py",
 }
-OTHERS = {
+OTHERS = {  # of commands and code
     *(
         "--batch_size=32",
         "--key=value",
@@ -41,6 +41,7 @@ OTHERS = {
         "nanoGPT/data/shakespeare_char",
     ),
     *("estimate_loss", "get_batch", "get_lr", "configure_optimizers", "crop_block_size", "_init_weights"),
+    *("--source nanoGPT/data/shakespeare_char", "-m nanogpt_kit run x", "runs/<name>/<run id>/", "x"),
     *("from_pretrained", "estimate_mfu", "generate", "out-x/ckpt.pt", "train_shakespeare_char.py"),
 }
 NAMES = {*(name for names in OPTIONS.values() for name in names), *COMMANDS, *OTHERS}

@@ -36,8 +36,7 @@ def rows(file: str) -> list[str]:
 
 @pytest.mark.parametrize("file", [*OPTIONS])
 def test_every_option_of_nanogpt_has_one_row_in_the_order_of_its_file(file: str) -> None:
-    name = {"train.py": "Options of train.py", "prepare.py": "prepare.py"}.get(file, file)
-    assert tuple(rows(name)) == OPTIONS[file]
+    assert tuple(rows(file)) == OPTIONS[file]
 
 
 def test_the_options_that_are_converted_are_those_of_the_page() -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from nanogpt_kit.core.errors import Fault, KitError, did_you_mean
@@ -105,7 +106,7 @@ def imported_name(config: NanoGPTConfig) -> str:
     if not isinstance(out_dir, str) or not out_dir.isprintable():
         message = "out_dir should be the folder of the checkpoint that init_from = 'resume' reads"
         raise KitError(Fault(message, location=config.location("out_dir")))
-    name = "".join(letter if letter.isascii() and letter.isalnum() else "-" for letter in out_dir)
+    name = "".join(letter if letter.isascii() and letter.isalnum() else "-" for letter in Path(out_dir).name)
     return name.strip("-")[-80:].strip("-") or "nanogpt"
 
 

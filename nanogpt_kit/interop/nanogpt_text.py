@@ -123,7 +123,7 @@ def left_out_options(config: NanoGPTConfig, name: str) -> Iterator[tuple[str, st
         yield "device", "which GPU is used is chosen with CUDA_VISIBLE_DEVICES"
     elif device == "cuda":
         yield "device", "a GPU is used where there is one"
-    elif config["dtype"] is not None:
+    else:
         yield "dtype", "without CUDA nanoGPT computes in float32"
     if config["compile"]:
         yield "compile", "a run that gains from it is compiled"

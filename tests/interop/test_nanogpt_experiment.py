@@ -226,10 +226,10 @@ def test_a_published_model_has_its_sizes_its_biases_and_its_gelu(
 
 
 def test_resuming_starts_from_the_imported_checkpoint(write: Write) -> None:
-    found = experiment_of_nanogpt(write(init_from="resume", out_dir="out here"), "mine")
-    assert (found.checkpoint, found.imported_as) == ("out here/ckpt.pt", "out-here")
+    found = experiment_of_nanogpt(write(init_from="resume", out_dir="/x/out here"), "mine")
+    assert (found.checkpoint, found.imported_as) == ("/x/out here/ckpt.pt", "out-here")
     assert tomli.loads(found.text)["model"]["init_from"] == "out-here"
-    assert "`nanogpt-kit import 'out here/ckpt.pt' out-here`" in found.text
+    assert "`nanogpt-kit import '/x/out here/ckpt.pt' out-here`" in found.text
     assert experiment_of_nanogpt(write(), "mine").checkpoint is None
 
 
