@@ -2,7 +2,7 @@
 PYTHON ?= python
 export OMP_WAIT_POLICY = passive
 
-.PHONY: quick test plugins check docs bench bench-nanogpt gpu gpu-wheels
+.PHONY: quick test plugins check docs pages site bench bench-nanogpt gpu gpu-wheels
 
 quick:  # within 40 seconds
 	$(PYTHON) -m pytest -q -m quick
@@ -19,15 +19,21 @@ check:  # lint, format, types, layers
 	$(PYTHON) -m mypy
 	$(PYTHON) -c "from importlinter.cli import lint_imports_command as main; main()"
 
-docs:  # rewrites what comes from the code; tests/test_docs.py fails where that was forgotten
+docs: pages site  # build/site/index.html, which needs no network
+
+pages:  # rewrites what comes from the code, drawings too; tests/test_docs.py fails where that was forgotten
 	$(PYTHON) docs/generate.py
 
-bench:  # the shapes of docs/performance.md; close other programs first
+site:
+	$(PYTHON) -m sphinx --color -q -E -W --keep-going -j auto -c docs/site -b html . build/site
+	cp docs/site/start.html build/site/index.html
+
+bench:  # the shapes of docs/guide/performance.md; close other programs first
 	$(PYTHON) -m nanogpt_kit bench experiments/bench_cpu.toml
 	$(PYTHON) -m nanogpt_kit bench experiments/bench_baby.toml
 	$(PYTHON) -m nanogpt_kit bench experiments/bench_gpt2.toml
 
-bench-nanogpt:  # the rows of docs/performance.md: `make bench-nanogpt NANOGPT=DIR`, a checkout; close other programs first
+bench-nanogpt:  # the rows of docs/guide/performance.md: `make bench-nanogpt NANOGPT=DIR`, a checkout; close other programs first
 	for shape in bench_cpu bench_baby "bench_baby model.dropout=0.2" bench_gpt2; do \
 		$(PYTHON) -m nanogpt_kit bench $$shape --nanogpt $(NANOGPT) || exit 1; done
 	for shape in "bench_baby --sample 1" "bench_baby --sample 16" "bench_gpt2 --sample 1"; do \

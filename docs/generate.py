@@ -1,6 +1,8 @@
 """Rewrites the parts of the documentation that come from the code: `make docs`. A test fails when they are stale.
 
-A block stands between `<!-- KIND: ARGUMENTS -->` and `<!-- end -->`; its kinds are the functions in BLOCKS.
+A block stands between `<!-- KIND: ARGUMENTS -->` and `<!-- end -->`; its kinds are the functions in BLOCKS. A link
+whose text is the name of a definition, as in [`GPT.build`](...py#L1), gets the line of that definition. The drawings
+are those of docs/drawing.
 """
 
 from __future__ import annotations
@@ -8,6 +10,7 @@ from __future__ import annotations
 import importlib
 import inspect
 import json
+import os
 import re
 import sys
 import typing
@@ -17,10 +20,14 @@ from pathlib import Path
 from click.testing import CliRunner
 
 sys.path.append(str(Path(__file__).parent))
-from api_blocks import api_block
-from kind_blocks import example_block, interface_block, suite_block
-from markdown_tables import table
-from plugin_blocks import listed_block, plugins_block
+from blocks.api_blocks import api_block
+from blocks.code_blocks import code_block, with_lines
+from blocks.concept_blocks import concepts_block, interactions_block, tags_block, words_block
+from blocks.kind_blocks import example_block, interface_block, suite_block
+from blocks.markdown_tables import table
+from blocks.plugin_blocks import listed_block, plugins_block
+from blocks.reference_blocks import exits_block, formats_block, names_block, python_block, record_block, verbs_block
+from drawing.figures import figures
 
 from nanogpt_kit import api
 from nanogpt_kit.cli import main as command_line
@@ -99,9 +106,13 @@ def components_block(_: str) -> str:
         entry.kind for entry in Registry.installed().entries if entry.distribution == KIT_DISTRIBUTION
     )
     rows: list[list[object]] = [
-        [f"[`{kind}`](kinds/{kind}.md)", ", ".join(f"`{entry.name}`" for entry in built_in(kind))] for kind in kinds
+        [f"[`{kind}`](/docs/reference/kinds/{kind}.md)", ", ".join(map(options_link, built_in(kind)))] for kind in kinds
     ]
     return table(["kind", "built in"], rows)
+
+
+def options_link(entry: Entry) -> str:
+    return f"[`{entry.name}`](/docs/reference/options/{entry.kind}.md#{entry.name})"
 
 
 def source_block(names: str) -> str:
@@ -139,7 +150,7 @@ def experiments_block(_: str) -> str:
     rows: list[list[object]] = []
     for name, path in shipped_experiments().items():
         header = read_header(path)
-        rows.append([f"[`{name}`](../experiments/{path.name})", header.purpose, header.expected])
+        rows.append([f"[`{name}`](/experiments/{path.name})", header.purpose, header.expected])
     return table(["name", "what it is", "what to expect"], rows)
 
 
@@ -157,25 +168,45 @@ BLOCKS: dict[str, Callable[[str], str]] = {
     "api": api_block,
     "plugins": plugins_block,
     "listed": listed_block,
+    "code": code_block,
+    "concepts": concepts_block,
+    "tags": tags_block,
+    "interactions": interactions_block,
+    "words": words_block,
+    "exits": exits_block,
+    "formats": formats_block,
+    "verbs": verbs_block,
+    "names": names_block,
+    "record": record_block,
+    "python": python_block,
 }
 
 
-def generated(text: str) -> str:
-    """The text of a page with every block made again."""
+def generated(page: Path) -> str:
+    """The text of a page with every block made again, and the present lines in its links to definitions."""
 
     def block(match: re.Match[str]) -> str:
-        return f"{match['start']}\n{BLOCKS[match['kind']](match['arguments'])}\n{match['end']}"
+        made = BLOCKS[match["kind"]](match["arguments"])
+        return f"{match['start']}\n{relative_links(made, page)}\n{match['end']}"
 
-    return BLOCK.sub(block, text)
+    return with_lines(BLOCK.sub(block, page.read_text(encoding="utf-8")), page)
+
+
+def relative_links(text: str, page: Path) -> str:
+    """Blocks link to `/path/from/the/repository`, since several pages may have the same."""
+    return re.sub(r"\]\(/([^)]+)\)", lambda match: f"]({os.path.relpath(ROOT / match[1], page.parent)})", text)
 
 
 def main() -> None:
     for page in PAGES:
-        before = page.read_text(encoding="utf-8")
-        after = generated(before)
-        if after != before:
+        after = generated(page)
+        if after != page.read_text(encoding="utf-8"):
             page.write_text(after, encoding="utf-8")
             print(f"rewrote {page.relative_to(ROOT)}")
+    for path, drawing in figures():
+        if not path.exists() or path.read_text(encoding="utf-8") != drawing:
+            path.write_text(drawing, encoding="utf-8")
+            print(f"drew {path.relative_to(ROOT)}")
 
 
 if __name__ == "__main__":

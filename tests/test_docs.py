@@ -36,6 +36,7 @@ from nanogpt_kit.runs.indexed_run import FIELDS
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", ROOT / "AGENTS.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
 LINKED = [*PAGES, ROOT / "CHANGELOG.md", *sorted((ROOT / "plugins").glob("*/README.md"))]
+KIND_PAGES = [page for page in PAGES if page.parent.name == "kinds" and page.stem != "index"]
 MOST_LINES = {"README.md": 130}
 MOST_LINES_OF_A_STOP = 260  # "about 250" in the reading order
 
@@ -65,7 +66,7 @@ def prose(page: Path) -> str:
 
 
 def test_the_page_of_the_api_has_each_name_once() -> None:
-    page = (ROOT / "docs" / "api.md").read_text(encoding="utf-8")
+    page = (ROOT / "docs" / "reference" / "api.md").read_text(encoding="utf-8")
     groups = [group for block in re.findall(r"<!-- api: ([^>]*?) -->", page) for group in block.split("; ")]
     names = [name for group in groups for name in group.partition(": ")[2].split()]
     assert sorted(names) == sorted(api.__all__)
@@ -78,9 +79,8 @@ def test_the_generated_parts_are_those_that_the_code_gives() -> None:
     assert spec.loader is not None
     generate = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(generate)
-    stale = [
-        ids(page) for page in PAGES if generate.generated(page.read_text(encoding="utf-8")) != page.read_text("utf-8")
-    ]
+    stale = [ids(page) for page in PAGES if generate.generated(page) != page.read_text(encoding="utf-8")]
+    stale += [ids(path) for path, drawing in generate.figures() if path.read_text(encoding="utf-8") != drawing]
     assert not stale, f"`make docs` rewrites {', '.join(stale)}"
 
 
@@ -396,16 +396,24 @@ WORDS = {
     *("my", "my.toml", "my@best", "leaky.py"),  # an experiment and a component of the reader
     "'components=[\"my.py\"] model.mlp=my'",
     *(f"{prefix}{name}.py" for name in ("sliding_window", "cooldown", "json_log") for prefix in ("", "test_")),
-    *("log.jsonl", "masked_fill"),  # of docs/three-components.md
+    *("log.jsonl", "masked_fill"),  # of docs/extending/three-components.md
     # the space of a sweep
     *("log", "log = true", "step = 1e-3", "step = 2", "{ float = [1e-4, 1e-2], log = true }", "{ int = [2, 8] }"),
     *('{ choice = ["learned", "rope"] }', '{ ..., when = { "other.key" = "rope" } }', '"optimizer.weight_decay" = 0.1'),
 }
 
 
+# Of the handbook: a name on a line
+WORDS.update(
+    line for path in (ROOT / "tests" / "words").glob("*.txt") for line in path.read_text(encoding="utf-8").splitlines()
+)
+
 # What `--json` prints, which tests/cli/test_json_output.py holds against the commands
 JSON_KEYS = {
-    span for line in prose(ROOT / "docs" / "agents.md").splitlines() if line[:3] == "| `" for span in SPAN.findall(line)
+    span
+    for line in prose(ROOT / "docs" / "guide" / "agents.md").splitlines()
+    if line[:3] == "| `"
+    for span in SPAN.findall(line)
 }
 
 
@@ -557,7 +565,7 @@ def test_every_import_of_a_python_block_works(page: Path) -> None:
                 assert all(hasattr(module, alias.name) for alias in node.names), ast.unparse(node)
 
 
-@pytest.mark.parametrize("page", sorted((ROOT / "docs" / "kinds").glob("*.md")), ids=ids)
+@pytest.mark.parametrize("page", KIND_PAGES, ids=ids)
 def test_a_page_shows_the_example_of_its_kind_and_the_claims_of_its_suite(page: Path) -> None:
     blocks = re.findall(r"^<!-- (\w+): ([^>]*) -->$", page.read_text(encoding="utf-8"), re.MULTILINE)
     names = dict(blocks)
@@ -568,10 +576,10 @@ def test_a_page_shows_the_example_of_its_kind_and_the_claims_of_its_suite(page: 
 
 def test_there_is_a_page_for_every_kind() -> None:
     kinds = {entry.kind for entry in Registry.installed().entries if entry.distribution == KIT_DISTRIBUTION}
-    assert {page.stem for page in (ROOT / "docs" / "kinds").glob("*.md")} == kinds
+    assert {page.stem for page in KIND_PAGES} == kinds
 
 
-@pytest.mark.parametrize("page", ["README.md", "docs/python-api.md"])
+@pytest.mark.parametrize("page", ["README.md", "docs/guide/python-api.md"])
 def test_the_python_examples_run(page: str, tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tiny.parent)
     examples = [block for block in code(ROOT / page, "python") if "from nanogpt_kit import" in block]

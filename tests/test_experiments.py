@@ -83,7 +83,7 @@ def test_every_ablation_has_sound_arms(path: Path) -> None:
 
 
 def test_the_documented_ablation_is_sound(tmp_path: Path) -> None:
-    text = (ROOT / "docs" / "ablations.md").read_text(encoding="utf-8")
+    text = (ROOT / "docs" / "guide" / "ablations.md").read_text(encoding="utf-8")
     (table,) = re.findall(r"```toml\n(.*?)```", text, re.DOTALL)
     path = tmp_path / "which_parts.toml"
     path.write_text(table, encoding="utf-8")
@@ -94,7 +94,7 @@ def test_the_documented_ablation_is_sound(tmp_path: Path) -> None:
 
 
 def test_the_documented_sweep_is_sound(tmp_path: Path) -> None:
-    text = (ROOT / "docs" / "sweeps.md").read_text(encoding="utf-8")
+    text = (ROOT / "docs" / "guide" / "sweeps.md").read_text(encoding="utf-8")
     (table,) = (block for block in re.findall(r"```toml\n(.*?)```", text, re.DOTALL) if "[sweep]" in block)
     path = tmp_path / "which_optimizer.toml"
     path.write_text(table, encoding="utf-8")
@@ -122,7 +122,7 @@ def test_the_name_of_every_experiment_is_that_of_its_file(path: Path) -> None:
 
 
 def test_the_documented_component_trains_from_a_local_file(tiny: Path) -> None:
-    page = ROOT / "docs" / "writing-a-component.md"
+    page = ROOT / "docs" / "extending" / "writing-a-component.md"
     code = re.findall(r"```python\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL)
     tiny.with_name("glu.py").write_text(code[0], encoding="utf-8")
     options = ["components=['glu.py']", 'model.mlp={use="glu", width=3.0}', "callback=[]", "train.steps=2"]

@@ -134,12 +134,12 @@ def test_every_entry_point_names_a_class_or_function_that_exists(file: Path) -> 
 
 
 def test_the_list_of_plugins_of_others_is_valid() -> None:
-    listed = tomli.loads((ROOT / "docs" / "plugins.toml").read_text(encoding="utf-8"))
+    listed = tomli.loads((ROOT / "docs" / "extending" / "plugins.toml").read_text(encoding="utf-8"))
     jsonschema.validate(listed, {"properties": {"plugin": {"items": ENTRY}}, "additionalProperties": False})
 
 
 def test_the_entry_that_the_page_shows_is_valid() -> None:
-    page = (ROOT / "docs" / "plugins.md").read_text(encoding="utf-8")
+    page = (ROOT / "docs" / "extending" / "plugins.md").read_text(encoding="utf-8")
     (block,) = re.findall(r"^```toml\n(.*?)^```", page, re.DOTALL | re.MULTILINE)
     (entry,) = tomli.loads(block)["plugin"]
     jsonschema.validate(entry, ENTRY)

@@ -2,7 +2,7 @@
 
 The steps are the first ones of a linear warmup to the experiment's learning rate, since features change in proportion
 to the learning rate only as long as the change is small; later it saturates, and differs from seed to seed. Measured
-figures are in docs/mup.md.
+figures are in docs/guide/mup.md.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""`nanogpt-kit bench EXP --nanogpt DIR`: a row of the tables in docs/performance.md."""
+"""`nanogpt-kit bench EXP --nanogpt DIR`: a row of the tables in docs/guide/performance.md."""
 
 from __future__ import annotations
 

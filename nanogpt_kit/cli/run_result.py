@@ -25,7 +25,7 @@ class RunResult:
     error: BaseException | None = None  # why it failed
 
     def record(self) -> dict[str, Any]:
-        """For programs; the keys are listed in docs/agents.md."""
+        """For programs; the keys are listed in docs/guide/agents.md."""
         from nanogpt_kit.runs.status import Status, cause_of
 
         status = Status(state="failed") if self.folder is None else self.folder.status()

@@ -123,7 +123,7 @@ def series_text(launcher: RunLauncher, results: Sequence[RunResult]) -> str:
 
 
 def series_record(launcher: RunLauncher, results: Sequence[RunResult]) -> dict[str, Any]:
-    """The same for programs; the keys are listed in docs/agents.md."""
+    """The same for programs; the keys are listed in docs/guide/agents.md."""
     return {
         "runs": [result.record() for result in results],
         "metrics": {summary.metric: summary.record() for summary in summaries(results)},

@@ -41,7 +41,7 @@ class SeedSummary:
         return f"{self.metric}: {spread}, {interval}\n  seeds {', '.join(map(str, self.values))}: {values}"
 
     def record(self) -> dict[str, Any]:
-        """For programs; the keys are listed in docs/agents.md."""
+        """For programs; the keys are listed in docs/guide/agents.md."""
         sample = self.sample
         values = [{"seed": seed, "value": value} for seed, value in self.values.items()]
         return {"n": sample.n, "mean": sample.mean, "sd": sample.sd, "interval": self.interval, "values": values}

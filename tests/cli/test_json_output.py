@@ -1,4 +1,4 @@
-"""`--json`: every verb that has it prints one JSON value with the keys that docs/agents.md lists."""
+"""`--json`: every verb that has it prints one JSON value with the keys that docs/guide/agents.md lists."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from nanogpt_kit.generate.generator import GeneratedToken
 from nanogpt_kit.runs.folder import RunFolder
 
 Command = Callable[..., Any]
-PAGE = Path(__file__).parents[2] / "docs" / "agents.md"
+PAGE = Path(__file__).parents[2] / "docs" / "guide" / "agents.md"
 ROW = re.compile(r"^\| `([^`|]+)` \| ([a-z, ]+) \| (.+) \|$", re.MULTILINE)
 SHORT = ("train.steps=2", "callback=[]", "sample.num_samples=0")
 SWEEP = '\n[sweep]\ntrials = 1\n[sweep.space]\n"optimizer.lr" = { choice = [2e-3, 3e-3] }\n'

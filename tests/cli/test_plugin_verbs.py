@@ -159,7 +159,7 @@ def test_one_that_was_made_for_another_kit_is_reported_with_the_remedy(
 
 
 def test_the_example_of_the_page_works(install: Install, command: Callable[..., object], run: RunFolder) -> None:
-    page = (Path(__file__).parents[2] / "docs" / "verbs.md").read_text(encoding="utf-8")
+    page = (Path(__file__).parents[2] / "docs" / "extending" / "verbs.md").read_text(encoding="utf-8")
     (metadata,), (source,) = (re.findall(rf"^```{name}\n(.*?)^```", page, re.S | re.M) for name in ("toml", "python"))
     (entry,) = re.findall(r'^\[project\.entry-points\."nanogpt_kit\.verb"\]\n(.+)$', metadata, re.M)
     install("nanogpt-kit-next-token", f"{GROUP}{entry.replace(chr(34), '')}\n", next_token=source)

@@ -95,8 +95,8 @@ def code(page: str) -> list[str]:
 @pytest.mark.slow
 def test_the_documented_component_file_passes_with_the_documented_settings(tmp_path: Path) -> None:
     """Nothing is left behind, and nothing that belongs to the user is changed."""
-    (tmp_path / "glu.py").write_text(code("writing-a-component.md")[0], encoding="utf-8")
-    (tmp_path / "test_glu.py").write_text(code("testing-a-plugin.md")[0], encoding="utf-8")
+    (tmp_path / "glu.py").write_text(code("extending/writing-a-component.md")[0], encoding="utf-8")
+    (tmp_path / "test_glu.py").write_text(code("extending/testing-a-plugin.md")[0], encoding="utf-8")
     temporary = tmp_path / "temporary"
     temporary.mkdir()
     done = run_test(tmp_path / "glu.py", "--trust-code", TMPDIR=str(temporary))

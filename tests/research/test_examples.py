@@ -1,4 +1,4 @@
-"""The examples of docs/agents.md run."""
+"""The examples of docs/guide/agents.md run."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import pytest
 from nanogpt_kit.comparison.ledger import read_comparisons
 from nanogpt_kit.runs.folder import runs_root
 
-PAGE = Path(__file__).parents[2] / "docs" / "agents.md"
+PAGE = Path(__file__).parents[2] / "docs" / "guide" / "agents.md"
 SETTINGS = 'callback = []\nevaluator = ["loss"]\n'
 
 

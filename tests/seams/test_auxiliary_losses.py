@@ -326,7 +326,7 @@ def test_the_metric_of_a_sweep_may_be_an_extra_and_a_typo_is_refused(tiny: Path)
 
 
 def test_the_documented_part_logs_what_the_page_says(tiny: Path) -> None:
-    page = (MOE.parents[3] / "docs" / "auxiliary-losses.md").read_text(encoding="utf-8")
+    page = (MOE.parents[3] / "docs" / "extending" / "auxiliary-losses.md").read_text(encoding="utf-8")
     (component,) = re.findall(r"^```python\n(.*?)^```", page, re.DOTALL | re.MULTILINE)
     (tiny.parent / "small_features.py").write_text(component, encoding="utf-8")
     mlp = 'model.mlp={use="small_features", penalty=0.1}'

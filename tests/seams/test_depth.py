@@ -162,7 +162,7 @@ def test_a_local_component_that_reads_its_layer_trains_and_resumes_to_the_bit(ti
 
 
 def test_the_documented_component_is_the_one_that_is_tested_here() -> None:
-    page = Path(__file__).parents[2] / "docs" / "depth.md"
+    page = Path(__file__).parents[2] / "docs" / "guide" / "depth.md"
     block, stack = re.findall(r"^```python\n(.*?)^```", page.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE)
     names: dict[str, Any] = {"__name__": "documented"}
     exec(compile(block, str(page), "exec", dont_inherit=True), names)
@@ -179,7 +179,7 @@ def test_the_documented_component_is_the_one_that_is_tested_here() -> None:
 
 
 def test_the_documented_experiments_are_valid(tmp_path: Path) -> None:
-    page = Path(__file__).parents[2] / "docs" / "depth.md"
+    page = Path(__file__).parents[2] / "docs" / "guide" / "depth.md"
     whole, space = re.findall(r"^```toml\n(.*?)^```", page.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE)
     (tmp_path / "base.toml").write_text(whole, encoding="utf-8")
     (tmp_path / "sweep.toml").write_text(

@@ -1,4 +1,4 @@
-"""Optimizers with other weights for evaluation: the one of docs/kinds/optimizer.md, as it is printed there."""
+"""Optimizers with other weights for evaluation: the one that docs/reference/kinds/optimizer.md shows."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from nanogpt_kit.testing.optimizer import OptimizerConformance
 from nanogpt_kit.train import session
 from nanogpt_kit.train.run import Run
 
-PAGE = Path(__file__).parents[2] / "docs" / "kinds" / "optimizer.md"
+PAGE = Path(__file__).parents[2] / "docs" / "reference" / "kinds" / "optimizer.md"
 (SOURCE,) = (
     block
     for block in re.findall(r"^```python\n(.*?)^```", PAGE.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE)

@@ -20,7 +20,7 @@ from nanogpt_kit.train import session
 
 transformers = pytest.importorskip("transformers")
 
-PAGE = Path(__file__).parents[2] / "docs" / "kinds" / "format.md"
+PAGE = Path(__file__).parents[2] / "docs" / "reference" / "kinds" / "format.md"
 FILE = Path(__file__).parent / "components" / "llama.py"
 ENTRY = "[nanogpt_kit.format]\nllama = ngk_llama:Llama\n"
 PARTS = ["model.position=rope", "model.norm=rmsnorm", "model.mlp=swiglu", "model.n_kv_head=1", "model.dropout=0.0"]

@@ -62,7 +62,7 @@ def test_a_budget_of_tokens_counts_the_doublings(tiny: Path) -> None:
 
 
 def test_the_example_of_the_page_trains(tiny: Path) -> None:
-    text = (Path(__file__).parents[2] / "docs" / "schedules.md").read_text(encoding="utf-8")
+    text = (Path(__file__).parents[2] / "docs" / "guide" / "schedules.md").read_text(encoding="utf-8")
     section = text.partition("## Batch size and sequence length")[2]
     example = section.partition("```toml\n")[2].partition("```")[0]
     (tiny.parent / "example.toml").write_text(example.replace('"quickstart"', f'"{tiny}"'), encoding="utf-8")

@@ -1,4 +1,4 @@
-"""The examples of docs/hooks.md and docs/scheduled-options.md work as they are printed there."""
+"""The examples of docs/extending/hooks.md and docs/guide/scheduled-options.md work as they are printed there."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def blocks(page: str, language: str) -> list[str]:
 
 
 def test_every_callback_of_the_page_works(tiny: Path) -> None:
-    examples = blocks("hooks.md", "python")
+    examples = blocks("extending/hooks.md", "python")
     names = ["gradient_noise", "data_noising", "moments", "config_json"]
     for name, example in zip(names, examples, strict=True):
         tiny.with_name(f"{name}.py").write_text(example, encoding="utf-8")
@@ -39,7 +39,7 @@ def test_every_callback_of_the_page_works(tiny: Path) -> None:
 
 
 def test_the_ramp_of_the_page_is_what_its_comments_say(tmp_path: Path) -> None:
-    (example,) = blocks("scheduled-options.md", "toml")
+    (example,) = blocks("guide/scheduled-options.md", "toml")
     (tmp_path / "ramp.toml").write_text(example, encoding="utf-8")
     experiment = Experiment.load(tmp_path / "ramp.toml")
     (option,) = driven_options(experiment.model, targets_of_parts(experiment))["model.attention.window"]
@@ -49,5 +49,5 @@ def test_the_ramp_of_the_page_is_what_its_comments_say(tmp_path: Path) -> None:
 
 
 def test_the_component_of_the_page_is_the_one_that_is_tested() -> None:
-    (example,) = blocks("scheduled-options.md", "python")
+    (example,) = blocks("guide/scheduled-options.md", "python")
     assert example == (COMPONENTS / "warm_gelu.py").read_text()

@@ -331,7 +331,7 @@ def test_a_line_that_is_no_conversation_is_named(tiny: Path, source: Path, line:
 def test_the_page_shows_the_component_and_what_it_makes_of_its_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    page = (CONVERSATIONS.parents[3] / "docs" / "masked-targets.md").read_text(encoding="utf-8")
+    page = (CONVERSATIONS.parents[3] / "docs" / "guide" / "masked-targets.md").read_text(encoding="utf-8")
     (code,), (toml,), (line,), (text,) = (
         re.findall(rf"^```{language}\n(.*?)^```", page, re.DOTALL | re.MULTILINE)
         for language in ("python", "toml", "jsonl", "text")

@@ -1,4 +1,4 @@
-"""The example of docs/mixtures.md is checked, prepared and trained as it is printed there."""
+"""The example of docs/guide/mixtures.md is checked, prepared and trained as it is printed there."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pytest
 from nanogpt_kit.components.dataset import python_stdlib
 from tests.data.mixtures import sentences
 
-PAGE = Path(__file__).parents[2] / "docs" / "mixtures.md"
+PAGE = Path(__file__).parents[2] / "docs" / "guide" / "mixtures.md"
 
 
 def blocks(language: str) -> list[str]:

@@ -18,7 +18,7 @@ from tests.seams.components import easy_first
 from tests.seams.components.easy_first import EasyFirst
 
 FILE = Path(__file__).parent / "components" / "easy_first.py"
-PAGE = Path(__file__).parents[2] / "docs" / "kinds" / "order.md"
+PAGE = Path(__file__).parents[2] / "docs" / "reference" / "kinds" / "order.md"
 (EXAMPLE,) = re.findall(r"^```python\n(import numpy.*?)^```", PAGE.read_text(encoding="utf-8"), re.S | re.M)
 documented: dict[str, Any] = {"__name__": __name__}
 exec(compile(EXAMPLE, str(PAGE), "exec"), documented)

@@ -243,7 +243,7 @@ def test_betas_of_another_number_are_refused(tiny: Path) -> None:
         session.run(experiment)
 
 
-DOCS = Path(__file__).parents[2] / "docs" / "parameter-groups.md"
+DOCS = Path(__file__).parents[2] / "docs" / "guide" / "parameter-groups.md"
 
 
 def test_the_documented_groups_match_and_are_listed_as_documented(

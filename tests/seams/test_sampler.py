@@ -47,7 +47,7 @@ class TestMirostatByDefault(SamplerConformance):
 
 
 def test_the_page_of_samplers_shows_this_component() -> None:
-    page = (Path(__file__).parents[2] / "docs" / "kinds" / "sampler.md").read_text(encoding="utf-8")
+    page = (Path(__file__).parents[2] / "docs" / "reference" / "kinds" / "sampler.md").read_text(encoding="utf-8")
     _, _, code = COMPONENT.read_text(encoding="utf-8").partition("import annotations\n\n")
     assert f"```python\n{code}```" in page
 

@@ -21,7 +21,7 @@ from nanogpt_kit.train import session
 from nanogpt_kit.train.trainer import Trainer
 from tests.seams.components.restarts import Restarts
 
-PAGE = Path(__file__).parents[2] / "docs" / "schedules.md"
+PAGE = Path(__file__).parents[2] / "docs" / "guide" / "schedules.md"
 FILE = Path(__file__).parent / "components" / "restarts.py"
 STEPS = 12
 SCHEDULES = [

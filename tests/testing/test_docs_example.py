@@ -1,4 +1,4 @@
-"""The component and its test in docs/writing-a-component.md work as they are printed there."""
+"""The component and its test in docs/extending/writing-a-component.md work as they are printed there."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import pytest
 from nanogpt_kit.core.kinds import KINDS
 from nanogpt_kit.testing.component import ComponentConformance
 
-DOCS = Path(__file__).parents[2] / "docs" / "writing-a-component.md"
+DOCS = Path(__file__).parents[2] / "docs" / "extending" / "writing-a-component.md"
 
 
 def blocks(language: str) -> list[str]:

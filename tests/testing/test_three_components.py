@@ -1,4 +1,4 @@
-"""The three components of docs/three-components.md are as short as it says, pass their suites, and survive a kill."""
+"""The components of docs/extending/three-components.md are as short as it says, pass their suites, survive a kill."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ import pytest
 
 from nanogpt_kit.testing.training import resume_briefly
 
-PAGE = Path(__file__).parents[2] / "docs" / "three-components.md"
+PAGE = Path(__file__).parents[2] / "docs" / "extending" / "three-components.md"
 NAMES = ("sliding_window", "cooldown", "json_log")
 FILES = tuple(f"{prefix}{name}.py" for name in NAMES for prefix in ("", "test_"))
 SMALL = {

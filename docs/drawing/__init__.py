@@ -1,0 +1,1 @@
+"""The drawings of the documentation: each module of `figures` draws one, `docs/figures/<its name>.svg`."""
