@@ -58,14 +58,14 @@ def is_sum_of_rows(node: Any, add_rows: object) -> bool:
     if not isinstance(node, Node) or node.target is not add_rows or len(node.users) != 1:
         return False
     zeros: Any = node.args[0]
-    return isinstance(zeros, Node) and zeros.target is torch.ops.aten.full.default and zeros.args[1] == 0
+    return isinstance(zeros, Node) and zeros.target is torch.ops.aten.full.default and bool(zeros.args[1] == 0)
 
 
 def same_form(one: Any, other: Node) -> bool:
     """Whether both are tensors of the same shape and type, so that their sum has no broadcast and no conversion."""
     if not isinstance(one, Node):
         return False
-    values = one.meta.get("val"), other.meta.get("val")
-    if not all(isinstance(value, torch.Tensor) for value in values):
+    first, second = one.meta.get("val"), other.meta.get("val")
+    if not (isinstance(first, torch.Tensor) and isinstance(second, torch.Tensor)):
         return False
-    return bool(values[0].shape == values[1].shape and values[0].dtype == values[1].dtype)
+    return first.shape == second.shape and first.dtype == second.dtype
