@@ -19,7 +19,7 @@ from tests.nanogpt_names import OPTIONS
 ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "docs" / "coming-from-nanogpt.md"
 MOST_LINES = 300
-LINE_LINK = re.compile(r"\[`(\w+)`\]\(([^)#]+)#L(\d+)\)")
+LINE_LINK = re.compile(r"\[`(?:\w+\.)?(\w+)`\]\(([^)#]+)#L(\d+)\)")
 
 
 def section(file: str) -> str:
