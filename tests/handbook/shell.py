@@ -1,0 +1,130 @@
+"""A reader at a shell: commands of a page in one folder, with what a shell keeps between them, and no network."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import signal
+import subprocess
+import urllib.request
+from dataclasses import dataclass
+from pathlib import Path
+
+from tests.first_hour.newcomer import Newcomer
+
+TIMEOUT = 600  # seconds for one command
+# Variables, functions and the folder outlive a command, as in one shell
+SESSION = """\
+. {state}/variables 2>/dev/null
+cd "$(cat {state}/folder)" || exit
+set -o pipefail
+trap 'code=$?; declare -p >{state}/variables; declare -f >>{state}/variables; pwd >{state}/folder; exit $code' EXIT
+"""
+MODULES = {"pip": "pip", "pytest": "pytest", "torchrun": "torch.distributed.run", "tensorboard": "tensorboard.main"}
+# Commands that stay in the foreground: what they get besides, and how the line begins that says that they listen
+SERVERS = {"tensorboard": ("--port 0", "TensorBoard ")}
+PIP = {  # a plugin's wheel is built with what is installed
+    "PIP_NO_INDEX": "1",
+    "PIP_NO_BUILD_ISOLATION": "0",  # pip reads 0 as `--no-build-isolation`
+    "PIP_DISABLE_PIP_VERSION_CHECK": "1",
+}
+
+
+@dataclass(frozen=True)
+class Printed:
+    """What a command did."""
+
+    command: str
+    code: int
+    output: str  # of both streams
+
+    def __str__(self) -> str:
+        return f"$ {self.command}\n{self.output}[exit code {self.code}]"
+
+
+class Shell:
+    """Commands that are typed one after the other, the first of them in `folder`.
+
+    `commands` is the folder of the commands of an environment with the wheel.
+    """
+
+    def __init__(self, commands: Path, folder: Path, state: Path) -> None:
+        self.commands, self.state = commands, state
+        self.folder = folder
+        for path in (state, folder.parent / "home"):
+            path.mkdir(exist_ok=True)
+        (state / "folder").write_text(f"{folder}\n", encoding="utf-8")
+        self.environment = {**Newcomer(commands, folder).environment(), **PIP}
+        self.environment |= {"TMPDIR": str(state), "OLDPWD": str(folder)}
+        self._link_modules()
+
+    def _link_modules(self) -> None:
+        """The commands of other distributions, which run modules of this environment."""
+        for name, module in MODULES.items():
+            path = self.commands / name
+            if not path.exists():
+                path.write_text(f'#!/bin/sh\nexec "{self.commands}/python" -P -m {module} "$@"\n', encoding="utf-8")
+                path.chmod(0o755)
+
+    @property
+    def current_folder(self) -> Path:
+        return Path((self.state / "folder").read_text(encoding="utf-8").strip())
+
+    def run(self, command: str, until: str | None = None) -> Printed:
+        """Runs a command to its end; with `until` it gets Ctrl-C when it prints a line that begins so.
+
+        A server is asked for a page before it is stopped, and its exit code is 0 where it answers.
+        """
+        program = shlex.split(command, comments=True)[0] if "\n" not in command else ""
+        if program in SERVERS:
+            arguments, line = SERVERS[program]
+            return self._serve(command, f"{command.partition('  #')[0]} {arguments}", line)
+        with self._start(command) as process:
+            assert process.stdout
+            lines: list[str] = []
+            for printed in process.stdout if until else ():
+                lines.append(printed)
+                if printed.startswith(until or ""):
+                    os.killpg(process.pid, signal.SIGINT)
+                    break
+            output = "".join([*lines, self._rest(process)])
+        return Printed(command, process.returncode, output)
+
+    def _start(self, command: str) -> subprocess.Popen[str]:
+        """As the leader of a process group: Ctrl-C reaches every process of a command."""
+        script = SESSION.format(state=shlex.quote(str(self.state))) + command + "\n"
+        return subprocess.Popen(
+            ["bash", "-c", script],
+            cwd=self.folder,
+            env=self.environment,
+            text=True,
+            encoding="utf-8",
+            errors="replace",
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+
+    def _rest(self, process: subprocess.Popen[str]) -> str:
+        try:
+            return process.communicate(timeout=TIMEOUT)[0]
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            return f"{process.communicate()[0]}\n[stopped after {TIMEOUT} seconds]\n"
+
+    def _serve(self, command: str, changed: str, beginning: str) -> Printed:
+        with self._start(changed) as process:
+            assert process.stdout
+            lines, answered = [], False
+            for line in process.stdout:
+                lines.append(line)
+                if line.startswith(beginning):
+                    (address,) = [word for word in line.split() if word.startswith("http://")]
+                    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+                    with opener.open(address, timeout=60) as answer:
+                        answered = answer.status == 200
+                    break
+            os.killpg(process.pid, signal.SIGINT)
+            lines.append(self._rest(process))
+        return Printed(command, 0 if answered else process.returncode or 1, "".join(lines))
