@@ -22,9 +22,11 @@ from click.testing import CliRunner
 sys.path.append(str(Path(__file__).parent))
 from blocks.api_blocks import api_block
 from blocks.code_blocks import code_block, with_lines
+from blocks.concept_blocks import concepts_block, interactions_block, tags_block, words_block
 from blocks.kind_blocks import example_block, interface_block, suite_block
 from blocks.markdown_tables import table
 from blocks.plugin_blocks import listed_block, plugins_block
+from blocks.reference_blocks import exits_block, formats_block, names_block, python_block, record_block, verbs_block
 from drawing.figures import figures
 
 from nanogpt_kit import api
@@ -104,10 +106,13 @@ def components_block(_: str) -> str:
         entry.kind for entry in Registry.installed().entries if entry.distribution == KIT_DISTRIBUTION
     )
     rows: list[list[object]] = [
-        [f"[`{kind}`](/docs/reference/kinds/{kind}.md)", ", ".join(f"`{entry.name}`" for entry in built_in(kind))]
-        for kind in kinds
+        [f"[`{kind}`](/docs/reference/kinds/{kind}.md)", ", ".join(map(options_link, built_in(kind)))] for kind in kinds
     ]
     return table(["kind", "built in"], rows)
+
+
+def options_link(entry: Entry) -> str:
+    return f"[`{entry.name}`](/docs/reference/options/{entry.kind}.md#{entry.name})"
 
 
 def source_block(names: str) -> str:
@@ -164,6 +169,16 @@ BLOCKS: dict[str, Callable[[str], str]] = {
     "plugins": plugins_block,
     "listed": listed_block,
     "code": code_block,
+    "concepts": concepts_block,
+    "tags": tags_block,
+    "interactions": interactions_block,
+    "words": words_block,
+    "exits": exits_block,
+    "formats": formats_block,
+    "verbs": verbs_block,
+    "names": names_block,
+    "record": record_block,
+    "python": python_block,
 }
 
 

@@ -28,14 +28,14 @@ OTHER_NAMES = {  # of the api, without a docstring of ours
 def api_block(names: str) -> str:
     """A line for each of these names of the api: `PAGE: NAME NAME; PAGE: NAME`; PAGE may be `kinds`.
 
-    A page is named without its folder.
+    A page of the guide or of extending is named without its folder.
     """
     rows: list[list[object]] = []
     for group in names.split("; "):
         page, _, listed = group.partition(": ")
         for name in listed.split():
             where = f"kinds/{kind_of(name)}" if page == "kinds" else page
-            (path,) = DOCS.rglob(f"{where}.md")
+            (path,) = DOCS.glob(f"reference/{where}.md") if "/" in where else DOCS.glob(f"[eg]*/{where}.md")
             link = f"[{where}](/docs/{path.relative_to(DOCS).as_posix()})"
             rows.append([f"`{api_signature(name)}`", api_summary(name), link])
     return table(["name", "what it is", "page"], rows)

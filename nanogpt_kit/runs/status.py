@@ -67,20 +67,20 @@ class Best(RecordPart):
 class Status(Record):
     """status.json. Fields without a value yet are left out."""
 
-    state: State
+    state: State  # a run whose process was killed is still "running"; its lock shows that it is not
     time: float = Field(default_factory=time.time)  # of writing, in seconds since 1970
     ended_by: EndedBy | None = None  # None while it runs, and where its process was killed
     cause: Cause | None = None  # why a run did not finish
     reason: Reason = ""  # for people
     origin: str = ""  # of a failure: see origin_of
     rank: int = Field(0, ge=0)  # the process that reports a failure
-    step: int = Field(0, ge=0, lt=2**63)
-    total_steps: int = Field(0, ge=0, lt=2**63)
+    step: int = Field(0, ge=0, lt=2**63)  # optimizer updates done
+    total_steps: int = Field(0, ge=0, lt=2**63)  # planned, or 0 where that is not known
     seconds: float = Field(0.0, ge=0)  # spent in steps
-    parameters: int | None = Field(None, ge=0)
+    parameters: int | None = Field(None, ge=0)  # of the model
     trained_parameters: int | None = Field(None, ge=0)  # of them; the others are frozen
     compile: str | None = None  # mode
-    best: Best | None = None
+    best: Best | None = None  # evaluation so far
     imported: bool = False  # not trained by this program
 
 

@@ -14,17 +14,17 @@ from nanogpt_kit.nn.extra_names import extra_names
 from nanogpt_kit.nn.uninitialized import build_on_meta
 from nanogpt_kit.train.diagnostics import attention_modules
 
-LOGGED_METRICS = (  # the last four not in every run: not all tokens count, and devices and precisions that have them
-    "train/loss",
-    "optim/lr",
-    "optim/grad_norm",
-    "optim/clip_fraction",
-    "perf/tokens_per_second",
-    "train/counted_fraction",
-    "optim/loss_scale",
-    "perf/mfu",
-    "memory/peak_bytes",
-)
+LOGGED_METRICS = {  # the last four not in every run: not all tokens count, and devices and precisions that have them
+    "train/loss": "mean loss of the step's tokens, in nats a token",
+    "optim/lr": "learning rate of the step, of the first parameters that belong to no group with other options",
+    "optim/grad_norm": "norm of the gradient of all parameters, before clipping",
+    "optim/clip_fraction": "fraction of the steps since the last line whose gradient was clipped",
+    "perf/tokens_per_second": "input tokens of all processes a second, since the last line",
+    "train/counted_fraction": "fraction of the step's targets that count; where not all do",
+    "optim/loss_scale": "factor of the loss in fp16, which keeps small gradients from becoming zero",
+    "perf/mfu": "FLOPs of the model a second, as a fraction of the device's peak; where the peak is known",
+    "memory/peak_bytes": "most memory used so far: of the GPU, or of the process; where the system reports it",
+}
 
 
 def check_unique_metrics(experiment: Experiment) -> None:
