@@ -120,9 +120,12 @@ GIVEN: dict[str, Given] = {
         }
     ),
     "docs/extending/testing-a-plugin.md": Given(
+        files={
+            "glu.py": block("docs/extending/writing-a-component.md", "python"),
+            "test_glu.py": block("docs/extending/testing-a-plugin.md", "python"),
+        },
         before=(
             "nanogpt-kit plugins new my-package --kind mlp && mv nanogpt-kit-my-package my-package",
-            "nanogpt-kit plugins new glu --kind mlp --local",
             "pip wheel --quiet --no-deps my-package/ && pip install --quiet --no-deps nanogpt_kit_my*.whl",
         ),
         smaller={"my_package-0.1.0": "nanogpt_kit_my_package-0.1.0", "test my-package   ": "test nanogpt-kit-my-package "},
