@@ -87,7 +87,7 @@ class Stopper:
             Path("stopped").touch()
             os.kill(os.getpid(), signal.SIGINT)
 """
-STOPPED = "! nanogpt-kit run {0} 'components=[\"stops_once.py\"]' 'callback=[\"console\", \"stops_once\"]' --trust-code"
+STOPPED = '! nanogpt-kit run {0} \'components=["stops_once.py"]\' \'callback=["console", "stops_once"]\' --trust-code'
 MY = {"my.toml": tiny("my")}
 QUICKSTART = ("nanogpt-kit run quickstart",)
 NAMED = "mv runs/{0}/2* runs/{0}/" + RUN
@@ -128,7 +128,10 @@ GIVEN: dict[str, Given] = {
             "nanogpt-kit plugins new my-package --kind mlp && mv nanogpt-kit-my-package my-package",
             "pip wheel --quiet --no-deps my-package/ && pip install --quiet --no-deps nanogpt_kit_my*.whl",
         ),
-        smaller={"my_package-0.1.0": "nanogpt_kit_my_package-0.1.0", "test my-package   ": "test nanogpt-kit-my-package "},
+        smaller={
+            "my_package-0.1.0": "nanogpt_kit_my_package-0.1.0",
+            "test my-package   ": "test nanogpt-kit-my-package ",
+        },
     ),
     "docs/extending/three-components.md": Given(
         smaller={**SHORT, "warmup_steps = 20": "warmup_steps = 1", "window = 32": "window = 4"}
@@ -152,7 +155,9 @@ GIVEN: dict[str, Given] = {
         files={"experiments/quickstart.toml": tiny("quickstart")}, smaller={"run my\n": f"run my {SMALL}\n"}
     ),
     "docs/guide/importing.md": Given(files={"mine.toml": tiny("mine")}, before=("nanogpt-kit run mine",)),
-    "docs/guide/ledger.md": Given(before=("nanogpt-kit compare quickstart model.mlp=swiglu --seeds 2 || [ $? -gt 2 ]",)),
+    "docs/guide/ledger.md": Given(
+        before=("nanogpt-kit compare quickstart model.mlp=swiglu --seeds 2 || [ $? -gt 2 ]",)
+    ),
     "docs/guide/masked-targets.md": Given(
         files={"chats.jsonl": CHATS}, smaller={"block_size = 256": "block_size = 48"}
     ),

@@ -1,14 +1,20 @@
-"""Whether commands print what a page says. Numbers, times, run ids and hashes match any; a line `...` any lines."""
+"""Whether commands print what a page says. Numbers, times, run ids and hashes match any; a line `...` any lines.
+
+So does what the machine chooses: device, precision, compilation.
+"""
 
 from __future__ import annotations
 
 import re
 
 ANY = "#"  # stands for a number, a time, a run id or a hash
-STEP_AFTER_SECONDS = re.compile(r"^step \d+/\d+ .* left$")  # printed every few seconds: how often depends on the machine
+STEP_AFTER_SECONDS = re.compile(
+    r"^step \d+/\d+ .* left$"
+)  # printed every few seconds: how often depends on the machine
 RUN_ID = re.compile(r"\d{8}-\d{9}-s\d+-[0-9a-f]{6}")
 HASH = re.compile(r"\b(?=[a-f]*\d)(?=\d*[a-f])[0-9a-f]{7,}\b")
 NUMBER = re.compile(r"(?:(?<![\w#])[-+])?\d+(?:[.,_:]\d+)*(?:e[-+]?\d+)?")
+MACHINE = re.compile(r"^(device|precision|compile) .*")  # of the summary of a run
 ELLIPSIS = "..."
 
 
@@ -21,6 +27,7 @@ def normalized(text: str) -> list[str]:
             continue
         for pattern in (RUN_ID, HASH, NUMBER):
             line = pattern.sub(ANY, line)
+        line = MACHINE.sub(r"\1 " + ANY, line)
         if not lines or lines[-1] != line:
             lines.append(line)
     return lines

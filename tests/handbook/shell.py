@@ -6,11 +6,15 @@ import os
 import shlex
 import signal
 import subprocess
+import sys
 import urllib.request
 from dataclasses import dataclass
 from pathlib import Path
 
+import launcher
+
 from tests.first_hour.newcomer import Newcomer
+from tests.handbook.pages import ROOT
 
 TIMEOUT = 600  # seconds for one command
 # Variables, functions and the folder outlive a command, as in one shell
@@ -19,6 +23,21 @@ SESSION = """\
 cd "$(cat {state}/folder)" || exit
 set -o pipefail
 trap 'code=$?; declare -p >{state}/variables; declare -f >>{state}/variables; pwd >{state}/folder; exit $code' EXIT
+"""
+# Asks the server that imported the kit once (tests/forked) for a command, and ends with its exit code
+CLIENT = """\
+#!{python} -SE
+import json, os, socket, sys
+words, folder = ["-m", "nanogpt_kit", *sys.argv[1:]], os.getcwd()
+request = dict(words=words, folder=folder, environment=dict(os.environ), session=False)
+message = json.dumps(request).encode("utf-8", "surrogateescape")
+connection = socket.socket(socket.AF_UNIX)
+connection.connect({address!r})
+socket.send_fds(connection, [len(message).to_bytes(4, "big")], [0, 1, 2])
+connection.sendall(message)
+connection.recv(4)  # the process id
+code = int.from_bytes(connection.recv(4), "big", signed=True)
+sys.exit(code if code >= 0 else 128 - code)
 """
 MODULES = {"pip": "pip", "pytest": "pytest", "torchrun": "torch.distributed.run", "tensorboard": "tensorboard.main"}
 # Commands that stay in the foreground: what they get besides, and how the line begins that says that they listen
@@ -42,29 +61,49 @@ class Printed:
         return f"$ {self.command}\n{self.output}[exit code {self.code}]"
 
 
+def forking_commands(folder: Path) -> Path:
+    """A folder of commands that run the code of this repository without a new interpreter, which takes two seconds."""
+    for name, text in {
+        "nanogpt-kit": CLIENT.format(python=sys.executable, address=launcher.address()),
+        "python": f'#!/bin/sh\nexec env PYTHONPATH="{ROOT}" "{sys.executable}" "$@"\n',
+    }.items():
+        write_program(folder / name, text)
+    for tool in ("taplo", "tombi"):
+        (folder / tool).symlink_to(Path(sys.executable).with_name(tool))
+    return folder
+
+
+def write_program(path: Path, text: str) -> None:
+    path.write_text(text, encoding="utf-8")
+    path.chmod(0o755)
+
+
 class Shell:
     """Commands that are typed one after the other, the first of them in `folder`.
 
-    `commands` is the folder of the commands of an environment with the wheel.
+    `threads` is the number of threads of each; None leaves it to the kit. `commands` is the folder of the commands of
+    an environment, or the one of `forking_commands`.
     """
 
-    def __init__(self, commands: Path, folder: Path, state: Path) -> None:
+    def __init__(self, commands: Path, folder: Path, state: Path, threads: int | None = 1) -> None:
         self.commands, self.state = commands, state
         self.folder = folder
         for path in (state, folder.parent / "home"):
             path.mkdir(exist_ok=True)
         (state / "folder").write_text(f"{folder}\n", encoding="utf-8")
         self.environment = {**Newcomer(commands, folder).environment(), **PIP}
-        self.environment |= {"TMPDIR": str(state), "OLDPWD": str(folder)}
+        if threads is None:
+            del self.environment["OMP_NUM_THREADS"]
+        else:
+            self.environment["NANOGPT_KIT_CALIBRATION"] = "off"
         self._link_modules()
 
     def _link_modules(self) -> None:
         """The commands of other distributions, which run modules of this environment."""
         for name, module in MODULES.items():
-            path = self.commands / name
-            if not path.exists():
-                path.write_text(f'#!/bin/sh\nexec "{self.commands}/python" -P -m {module} "$@"\n', encoding="utf-8")
-                path.chmod(0o755)
+            if not (self.commands / name).exists():
+                text = f'#!/bin/sh\nexec "{self.commands}/python" -P -m {module} "$@"\n'
+                write_program(self.commands / name, text)
 
     @property
     def current_folder(self) -> Path:

@@ -13,12 +13,13 @@ from tests.first_hour.newcomer import install_wheel
 from tests.handbook.given import GIVEN, Given, write_folder
 from tests.handbook.pages import PAGES, ROOT, TUTORIAL, Block, blocks_of, commands_of
 from tests.handbook.printed import difference
-from tests.handbook.shell import Printed, Shell
+from tests.handbook.shell import Printed, Shell, forking_commands
 
 pytestmark = pytest.mark.slow
 
 RUN = [page for page in PAGES if any(block.is_run for block in blocks_of(page))]
 # Exit codes that depend on what is measured: tiny models give other verdicts than those of the pages
+INTERRUPTED = 130  # by Ctrl-C
 VERDICTS = {"compare": (0, 3, 4), "ablate": (0, 3, 4), "mup-check": (0, 1)}
 
 
@@ -27,12 +28,19 @@ def ids(page: Path) -> str:
 
 
 @pytest.fixture(scope="session")
-def environment(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
-    """Makes the folder of commands of an environment with the wheel: one for all, and one for each page that installs
-    something."""
+def environment(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Path], Path]:
+    """Makes the folder of commands for a page.
+
+    A page of the tutorial has the wheel in an environment, and so has one that installs something. The commands of all
+    others are forked from a process that has imported the kit.
+    """
     made: dict[str, Path] = {}
 
-    def make(name: str) -> Path:
+    def make(page: Path) -> Path:
+        blocks = [block for block in blocks_of(page) if block.is_run]
+        name = ids(page) if any("pip " in block.text for block in blocks) else ""
+        if not name and not page.is_relative_to(TUTORIAL) and not any(block.marker("until") for block in blocks):
+            return forking_commands(tmp_path_factory.mktemp("commands"))
         if name not in made:
             made[name] = install_wheel(ROOT, tmp_path_factory.mktemp("environment"))
         return made[name]
@@ -41,13 +49,12 @@ def environment(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Pat
 
 
 @pytest.mark.parametrize("page", RUN, ids=ids)
-def test_every_command_of_a_page_runs(page: Path, tmp_path: Path, environment: Callable[[str], Path]) -> None:
+def test_every_command_of_a_page_runs(page: Path, tmp_path: Path, environment: Callable[[Path], Path]) -> None:
     blocks = blocks_of(page)
-    installs = any("pip " in block.text for block in blocks if block.is_run)
     folder = tmp_path / "folder"
     folder.mkdir()
-    shell = Shell(environment(ids(page) if installs else ""), folder, tmp_path / "state")
     in_tutorial = page.is_relative_to(TUTORIAL)
+    shell = Shell(environment(page), folder, tmp_path / "state", threads=None if in_tutorial else 1)
     given = GIVEN.get(ids(page), Given())
     if not in_tutorial:
         write_folder(folder)
@@ -77,6 +84,8 @@ def run_block(block: Block, shell: Shell, given: Given, unused: dict[str, str], 
         printed = shell.run(smaller(f"{command}\n", given, unused), block.marker("until") if last else None)
         done.append(printed)
         expected = (int(block.marker("exit") or 0) if last else 0,)
+        if last and block.marker("until") and not block.marker("exit"):
+            expected = (0, INTERRUPTED)
         if not compares and not (last and block.marker("exit")):
             expected = VERDICTS.get(verb(command), expected)
         assert printed.code in expected, f"{block}\n{printed}"

@@ -31,7 +31,12 @@ def test_every_block_of_toml_is_part_of_an_experiment(page: Path, tmp_path: Path
 
 def problem_of(block: Block, folder: Path) -> str:
     """Why a block is no experiment over quickstart; "" where it is one, or no experiment file is meant."""
-    if block.language != "toml" or block.generated or block.marker("needs") or OTHER_FILES & tomli.loads(block.text).keys():
+    if (
+        block.language != "toml"
+        or block.generated
+        or block.marker("needs")
+        or OTHER_FILES & tomli.loads(block.text).keys()
+    ):
         return ""
     path = folder / f"line_{block.line}.toml"
     extends = "" if {"extends", "tokenizer"} & tomli.loads(block.text).keys() else 'extends = "quickstart"\n'
