@@ -8,9 +8,7 @@ from __future__ import annotations
 import re
 
 ANY = "#"  # stands for a number, a time, a run id or a hash
-STEP_AFTER_SECONDS = re.compile(
-    r"^step \d+/\d+ .* left$"
-)  # printed every few seconds: how often depends on the machine
+STEP_AFTER_SECONDS = re.compile(r"^step \d+/\d+ .* left$")  # printed every few seconds
 RUN_ID = re.compile(r"\d{8}-\d{9}-s\d+-[0-9a-f]{6}")
 HASH = re.compile(r"\b(?=[a-f]*\d)(?=\d*[a-f])[0-9a-f]{7,}\b")
 NUMBER = re.compile(r"(?:(?<![\w#])[-+])?\d+(?:[.,_:]\d+)*(?:e[-+]?\d+)?")

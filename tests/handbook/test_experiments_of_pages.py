@@ -1,4 +1,4 @@
-"""Every block of TOML on a page is an experiment, or a part of one: names, types, bounds and relations of its values."""
+"""Every block of TOML on a page is an experiment or a part of one: names, types, bounds and relations of values."""
 
 from __future__ import annotations
 

@@ -116,7 +116,10 @@ def test_right_markers_are_not_reported() -> None:
 
 
 def test_a_page_is_parsed_into_blocks_with_markers_and_outputs() -> None:
-    text = "<!-- exit: 3 -->\n```sh\nfalse\n```\n\n```\nno\n```\n\nText\n\n```\ntext\n```\n\n1. List\n\n   ```sh\n   ls\n   ```\n"
+    text = (
+        "<!-- exit: 3 -->\n```sh\nfalse\n```\n\n```\nno\n```\n\nText\n\n```\ntext\n```\n"
+        "\n1. List\n\n   ```sh\n   ls\n   ```\n"
+    )
     blocks, _ = parse(text, ROOT / "page.md")
     assert [(block.language, block.text, block.output, block.line) for block in blocks] == [
         ("sh", "false\n", "no\n", 2),
@@ -146,7 +149,8 @@ def test_every_block_of_commands_runs_or_says_what_it_needs(page: Path) -> None:
             continue
         is_other_shell = block.language in OTHER_SHELLS
         assert block.language in LANGUAGES or is_other_shell, f"{block}: unknown language {block.language}"
-        assert not is_other_shell or block.marker("needs"), f"{block}: no `sh`, and no marker `needs`"
+        is_marked = block.marker("needs") or block.marker("file")
+        assert not is_other_shell or is_marked, f"{block}: no `sh`, and no marker `needs` or `file`"
         if block.language in ("", "text") and not block.marker("file"):
             assert not TYPED.search(block.text), f"{block}: commands belong into a block `sh`"
 

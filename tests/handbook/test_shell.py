@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -55,7 +56,7 @@ def test_ctrl_c_comes_when_a_line_is_printed(shell: Shell) -> None:
 
 def test_a_server_is_asked_for_a_page(shell: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
     server = (
-        "import http.server, sys\nserver = http.server.HTTPServer(('127.0.0.1', 0), http.server.SimpleHTTPRequestHandler)\n"
+        "from http.server import *\nserver = HTTPServer(('127.0.0.1', 0), SimpleHTTPRequestHandler)\n"
         "print('Listening', 'http://127.0.0.1:%d/' % server.server_port, flush=True)\nserver.serve_forever()\n"
     )
     Path(shell.folder / "server.py").write_text(server, encoding="utf-8")
@@ -85,10 +86,5 @@ def test_a_block_fails_where_a_command_or_its_output_differs(
     shell: Shell, text: str, markers: tuple[tuple[str, str], ...], output: str | None, problem: str
 ) -> None:
     block = Block(ROOT / "docs" / "page.md", 1, "sh", f"{text}\n", markers, output=output)
-    try:
+    with pytest.raises(AssertionError, match=problem) if problem else nullcontext():
         run_block(block, shell, Given(), {}, compares=True)
-    except AssertionError as error:
-        assert problem, error
-        assert problem in str(error)
-    else:
-        assert not problem
