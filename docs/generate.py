@@ -26,7 +26,7 @@ from blocks.concept_blocks import concepts_block, interactions_block, tags_block
 from blocks.kind_blocks import example_block, interface_block, suite_block
 from blocks.markdown_tables import table
 from blocks.plugin_blocks import listed_block, plugins_block
-from blocks.reference_blocks import exits_block, formats_block, names_block, python_block, record_block, verbs_block
+from blocks.reference_blocks import excerpt_block, exits_block, formats_block, names_block, python_block, record_block, verbs_block
 from drawing.figures import figures
 
 from nanogpt_kit import api
@@ -173,6 +173,7 @@ BLOCKS: dict[str, Callable[[str], str]] = {
     "tags": tags_block,
     "interactions": interactions_block,
     "words": words_block,
+    "excerpt": excerpt_block,
     "exits": exits_block,
     "formats": formats_block,
     "verbs": verbs_block,

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import difflib
+import functools
 import importlib
 import itertools
 import os
 import re
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -62,6 +63,30 @@ def own_folders(
     }.items():
         monkeypatch.setenv(variable, str(tmp_path / folder))
     monkeypatch.setenv("NANOGPT_KIT_CONSENTED", "")  # and what a test consents to ends with it
+
+
+@pytest.fixture(scope="session", autouse=True)
+def state_of_this_repository() -> Iterator[None]:
+    """What the provenance of runs has of the kit's own commit is read once, which takes eight git commands and 35 ms
+    (one core of an AMD EPYC).
+
+    Other folders are read each time, and so is this one by processes that tests start.
+    """
+    from nanogpt_kit.runs import provenance
+
+    read, here = provenance.code_state, Path.cwd()
+
+    @functools.cache
+    def state_here(sources: tuple[Path, ...]) -> tuple[object, bytes]:
+        return read(here, sources)
+
+    def code_state(folder: Path, sources: Sequence[Path]) -> tuple[object, bytes]:
+        own = sorted({source for source in sources if source.is_relative_to(here)})
+        return state_here(tuple(own)) if folder == here else read(folder, sources)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(provenance, "code_state", code_state)
+        yield
 
 
 FILES = Path(__file__).parent / "data"

@@ -10,6 +10,7 @@ import textwrap
 import types
 import typing
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import nanogpt_kit
@@ -18,6 +19,7 @@ from nanogpt_kit.cli.top_help import SECTIONS
 from nanogpt_kit.core import errors
 from nanogpt_kit.core.class_source import first_sentence
 
+DOCS = Path(__file__).parents[1]
 EXIT_CODES = {  # the constants of core/errors.py
     "DONE": "done; in a comparison, a contender is better; in a check, nothing was found",
     "FAILED": "a run, a check or a test failed",
@@ -189,3 +191,13 @@ def signature_of(name: str, value: Any) -> str:
         arguments = ",\n    ".join(str(parameter).replace("'", "") for parameter in parameters)
         text = f"(\n    {arguments},\n){text.rpartition(')')[2]}"
     return f"{name}{text}"
+
+
+def excerpt_block(arguments: str) -> str:
+    """A paragraph of another page and the table after it: `PAGE BEGINNING`, so that figures stand in one place."""
+    page, _, beginning = arguments.partition(" ")
+    text = (DOCS / page).read_text(encoding="utf-8")
+    start = text.index(f"\n{beginning}") + 1
+    table_start = text.index("\n|", start)
+    end = text.index("\n\n", table_start + 2)
+    return text[start:end] + "\n"

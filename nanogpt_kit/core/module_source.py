@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import hashlib
 import sysconfig
 from collections.abc import Iterator, Mapping
@@ -77,17 +78,19 @@ def imported_names(name: str, source: bytes) -> Iterator[str]:
     """The dotted names in the import statements of a module, some of which may be attributes, not modules."""
     spec = find_module(name)
     package = (name if spec and spec.submodule_search_locations else name.rpartition(".")[0]).split(".")
-    for node in ast.walk(parse_source(source)):
+    for node in import_statements(source):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
-        elif isinstance(node, ast.ImportFrom):
+        else:
             parents = package[: len(package) + 1 - node.level] if node.level else []
             module = ".".join([*parents, *filter(None, [node.module])])
             yield from (module, *(f"{module}.{alias.name}" for alias in node.names))
 
 
-def parse_source(source: bytes) -> ast.Module:
-    """An empty module where it cannot be parsed, as when it is edited while a run with it starts."""
+@functools.lru_cache(maxsize=256)  # a run asks several times, and to parse takes most of that time
+def import_statements(source: bytes) -> tuple[ast.Import | ast.ImportFrom, ...]:
+    """Those of a module, also within functions; none where it cannot be parsed, as when it is edited meanwhile."""
     with suppress(SyntaxError, ValueError):
-        return ast.parse(source)
-    return ast.Module([], [])
+        nodes = ast.walk(ast.parse(source))
+        return tuple(node for node in nodes if isinstance(node, ast.Import | ast.ImportFrom))
+    return ()

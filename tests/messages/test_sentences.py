@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import ast
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -177,15 +177,7 @@ def module_sentences(path: Path) -> list[str]:
     return collector.sentences
 
 
-def rooms() -> Iterator[tuple[str, str]]:
-    """Each folder of the package with the text of its golden file; the modules beside the folders are "package"."""
-    yield "package", room_text(PACKAGE.glob("*.py"))
-    for folder in sorted(PACKAGE.iterdir()):
-        if (folder / "__init__.py").exists():
-            yield folder.name, room_text(folder.rglob("*.py"))
-
-
-def room_text(paths: Iterator[Path]) -> str:
+def room_text(paths: Iterable[Path]) -> str:
     """A paragraph for each module: its name, and below it each sentence after a dash."""
     paragraphs = []
     for path in sorted(paths):
@@ -197,12 +189,15 @@ def room_text(paths: Iterator[Path]) -> str:
     return re.sub(r"[ \t]+$", "", "\n\n".join(paragraphs), flags=re.MULTILINE) + "\n"
 
 
-ROOMS = dict(rooms())
+# The modules of each folder of the package; those beside the folders are "package"
+ROOMS = {"package": [*PACKAGE.glob("*.py")]} | {
+    folder.name: [*folder.rglob("*.py")] for folder in sorted(PACKAGE.iterdir()) if (folder / "__init__.py").exists()
+}
 
 
 @pytest.mark.parametrize("room", ROOMS)
 def test_sentences_are_the_reviewed_ones(room: str, golden: Callable[[Path, str], None]) -> None:
-    golden(FOLDER / f"{room}.txt", ROOMS[room])
+    golden(FOLDER / f"{room}.txt", room_text(ROOMS[room]))
 
 
 def test_each_golden_file_belongs_to_a_room() -> None:

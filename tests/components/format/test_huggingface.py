@@ -35,6 +35,7 @@ transformers = pytest.importorskip("transformers")
 SMALL = {"n_layer": 3, "n_head": 4, "n_embd": 48, "n_positions": 240, "vocab_size": 257}
 OTHER = {"n_layer": 2, "n_head": 3, "n_embd": 36, "n_positions": 232, "vocab_size": 50257, "n_inner": 100}
 BYTE = ["tokenizer.use=byte"]
+LENGTH = 50  # new tokens
 
 
 def gpt2(folder: Path, **options: object) -> torch.nn.Module:
@@ -61,14 +62,15 @@ def test_an_imported_gpt2_has_the_logits_and_the_greedy_text_of_transformers(
     prompts, expected = [ids[0, :7], ids[1, :2], ids[2]], []
     for prompt in prompts:
         mask = torch.ones_like(prompt[None])
-        text = theirs.generate(prompt[None], attention_mask=mask, max_new_tokens=200, do_sample=False)
+        text = theirs.generate(prompt[None], attention_mask=mask, max_new_tokens=LENGTH, do_sample=False)
         expected.append(text[0, len(prompt) :].tolist())
     texts = [prompt.tolist() for prompt in prompts]
     for model in (ours.model, DecodingModel(ours.model, "fp32", 3)):
-        decoder = Decoder(model, texts, [Greedy()], [0, 0, 0], sizes["n_positions"], 200)
-        assert [list(text) for text in zip(*(decoder.draw_next().tokens for _ in range(200)), strict=True)] == expected
-    decoder = Decoder(DecodingModel(ours.model, "fp32", 1), texts[:1], [Greedy()], [0], sizes["n_positions"], 200)
-    assert [decoder.draw_next().tokens[0] for _ in range(200)] == expected[0]
+        decoder = Decoder(model, texts, [Greedy()], [0, 0, 0], sizes["n_positions"], LENGTH)
+        drawn = [decoder.draw_next().tokens for _ in range(LENGTH)]
+        assert [list(text) for text in zip(*drawn, strict=True)] == expected
+    decoder = Decoder(DecodingModel(ours.model, "fp32", 1), texts[:1], [Greedy()], [0], sizes["n_positions"], LENGTH)
+    assert [decoder.draw_next().tokens[0] for _ in range(LENGTH)] == expected[0]
 
 
 @pytest.mark.parametrize("options", [{}, {"tie_word_embeddings": False}, {"activation_function": "gelu"}], ids=str)
