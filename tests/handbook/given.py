@@ -191,6 +191,30 @@ GIVEN: dict[str, Given] = {
         before=("nanogpt-kit run my", NAMED.format("my"), STOPPED.format("my")),
         smaller={"1_000_000_000": "400", "--seeds 5": "--seeds 2"},
     ),
+    "docs/how-to/automated-research.md": Given(smaller={"--seeds 3": "--seeds 2"}),
+    "docs/how-to/cite-a-result.md": Given(files=MY),
+    "docs/how-to/nan.md": Given(
+        files=MY, before=("nanogpt-kit run my",), smaller={"warmup_steps=200": "warmup_steps=2"}
+    ),
+    "docs/how-to/no-network.md": Given(files=MY),
+    "docs/how-to/out-of-memory.md": Given(files=MY),
+    "docs/how-to/publish-a-model.md": Given(files=MY, before=("nanogpt-kit run my",)),
+    "docs/how-to/resume-elsewhere.md": Given(
+        files={**MY, "stops_once.py": STOPS_ONCE}, before=(STOPPED.format("my"), NAMED.format("my"))
+    ),
+    "docs/how-to/slow.md": Given(files=MY, smaller={"train.compile=default": "model.mlp=swiglu"}),
+    "docs/how-to/torchrun-and-slurm.md": Given(files=MY),
+    "docs/how-to/train-longer.md": Given(
+        files=MY,
+        before=("nanogpt-kit run my", NAMED.format("my")),
+        smaller={
+            "--extend 500": "--extend 4",
+            "train.steps=2500": "train.steps=12",
+            "train.steps=500": "train.steps=4",
+            "keep_every_steps=100": "keep_every_steps=2",
+            "my@300": "my@2",
+        },
+    ),
     "docs/records/README.md": Given(
         files={
             "docs/records/parts.toml": PARTS,

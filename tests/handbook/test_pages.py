@@ -24,6 +24,7 @@ OTHER_SHELLS = {"bash", "console", "shell", "zsh", "fish", "powershell", "bat"}
 TYPED = re.compile(r"^(\$ |nanogpt-kit |python -m |pip install )", re.MULTILINE)
 IMAGE = re.compile(r"!\[(?P<alt>[^\]]*)\]\((?P<target>[^)\s]+)[^)]*\)|<img [^>]*>")
 LINE_LINK = re.compile(r"\[(?P<text>[^\]]*)\]\((?P<path>[^)\s#]+)#L(?P<line>\d+)[^)]*\)")
+CODE_SPAN = re.compile(r"`[^`]+`")
 NAME = re.compile(r"`(?P<name>[\w.]+)(?:\([^`]*\))?`")
 
 
@@ -57,7 +58,7 @@ def wrong_comments(text: str, page: Path) -> Iterator[str]:
     blocks, comments = parse(text, page)
     found = {comment.line for comment in comments}
     for number, line in outside_blocks(text):
-        if "<!--" in line and number not in found:
+        if "<!--" in CODE_SPAN.sub("", line) and number not in found:
             yield f"{number}: a comment stands alone on its line, as <!-- NAME: ARGUMENT -->"
     for comment in comments:
         if comment.name not in {*MARKERS, *GENERATORS, "end"}:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import runpy
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -33,11 +34,11 @@ def runs(block: Block) -> bool:
 WITH_PYTHON = [page for page in PAGES if any(runs(block) for block in blocks_of(page))]
 
 
+@pytest.mark.usefixtures("own_modules")
 @pytest.mark.parametrize("page", WITH_PYTHON, ids=ids)
 def test_every_block_of_python_runs(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(tmp_path))
-    monkeypatch.setattr(sys, "modules", {**sys.modules})  # with those of this page only
     write_folder(tmp_path)
     for name, text in GIVEN.get(ids(page), Given()).files.items():
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
@@ -49,6 +50,15 @@ def test_every_block_of_python_runs(page: Path, tmp_path: Path, monkeypatch: pyt
             path.write_text(smaller(block.text), encoding="utf-8")
         if runs(block):
             runpy.run_path(str(path))
+
+
+@pytest.fixture
+def own_modules(tmp_path: Path) -> Iterator[None]:
+    """Another page may have another module of the same name."""
+    yield
+    for name, module in list(sys.modules.items()):
+        if str(getattr(module, "__file__", "")).startswith(f"{tmp_path}/"):
+            del sys.modules[name]
 
 
 def smaller(text: str) -> str:
