@@ -24,7 +24,7 @@ TUTORIAL = ROOT / "docs" / "tutorial"
 
 NEEDS = (
     *("gpu", "network", "several machines", "nanoGPT", "Slurm", "macOS", "Windows", "another terminal", "a plugin"),
-    *("several GPUs", "a clone", "a database", "zsh", "fish"),
+    *("several GPUs", "a clone", "a database", "matplotlib", "zsh", "fish"),
 )
 MARKERS = ("needs", "file", "exit", "until", "run", "test")
 FENCE = re.compile(r"^(?P<indent> *)(?P<ticks>`{3,})(?P<language>[\w-]*)$")
