@@ -21,6 +21,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", ROOT / "AGENTS.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
 TUTORIAL = ROOT / "docs" / "tutorial"
+CONCEPTS = ROOT / "docs" / "concepts"
 
 NEEDS = (
     *("gpu", "network", "several machines", "nanoGPT", "Slurm", "macOS", "Windows", "another terminal", "a plugin"),
@@ -63,6 +64,11 @@ class Comment:
     name: str
     argument: str
     before_fence: bool
+
+
+def is_full_size(page: Path) -> bool:
+    """Whether the commands of a page run as they are printed; those of all others become small."""
+    return page.is_relative_to(TUTORIAL) or page.is_relative_to(CONCEPTS)
 
 
 def blocks_of(page: Path) -> list[Block]:

@@ -11,7 +11,7 @@ import pytest
 
 from tests.first_hour.newcomer import install_wheel
 from tests.handbook.given import GIVEN, Given, write_folder
-from tests.handbook.pages import PAGES, ROOT, TUTORIAL, Block, blocks_of, commands_of
+from tests.handbook.pages import PAGES, ROOT, TUTORIAL, Block, blocks_of, commands_of, is_full_size
 from tests.handbook.printed import difference
 from tests.handbook.shell import Printed, Shell, forking_commands
 
@@ -54,9 +54,9 @@ def test_every_command_of_a_page_runs(page: Path, tmp_path: Path, environment: C
     folder = tmp_path / "folder"
     folder.mkdir()
     in_tutorial = page.is_relative_to(TUTORIAL)
-    shell = Shell(environment(page), folder, tmp_path / "state", threads=None if in_tutorial else 1)
+    shell = Shell(environment(page), folder, tmp_path / "state", threads=None if is_full_size(page) else 1)
     given = GIVEN.get(ids(page), Given())
-    if not in_tutorial:
+    if not is_full_size(page):
         write_folder(folder)
         for name, text in given.files.items():
             path = folder / name

@@ -9,6 +9,10 @@ import tomli
 
 from nanogpt_kit.core.errors import KitError
 from nanogpt_kit.core.experiment import Experiment
+from nanogpt_kit.sweep.ablation import ablation_question, has_changes
+from nanogpt_kit.sweep.space.endpoints import check_endpoints
+from nanogpt_kit.sweep.space.space import Space
+from nanogpt_kit.sweep.study.allocation import check_allocation
 from tests.handbook.pages import PAGES, ROOT, Block, blocks_of
 
 OTHER_FILES = {"project", "tool", "plugin"}  # keys of pyproject.toml and of docs/extending/plugins.toml
@@ -42,7 +46,13 @@ def problem_of(block: Block, folder: Path) -> str:
     extends = "" if {"extends", "tokenizer"} & tomli.loads(block.text).keys() else 'extends = "quickstart"\n'
     path.write_text(extends + block.text, encoding="utf-8")
     try:
-        Experiment.load(path, trust_code=True)
+        experiment = Experiment.load(path, trust_code=True)
+        if experiment.sweep is not None and experiment.sweep.space:
+            space = Space(experiment)
+            check_allocation(space)
+            check_endpoints(space)
+        if has_changes(experiment):
+            ablation_question(experiment)
     except KitError as error:
         return str(error)
     return ""
@@ -57,6 +67,10 @@ def problem_of(block: Block, folder: Path) -> str:
         ("model.mlp = 'swigul'\n", "swiglu"),
         ("[train]\nstepps = 1\n", "steps"),
         ("[[schedule]]\nuse = 'piecewise'\nknots = [[0, 1], [0.5, -1]]\n", "knots"),
+        ("[sweep.space]\n'optimizer.lr' = { float = [-1.0, 1.0] }\n", "optimizer.lr"),
+        ("[sweep.space]\n'optimizer.rl' = { float = [0.1, 1.0] }\n", "lr"),
+        ("[ablate.vary]\n'model.mlp' = ['gelu', 'swigul']\n", "swiglu"),
+        ("[ablate.changes.wide]\n'model.n_embd' = 130\n", "n_head"),
     ],
 )
 def test_a_wrong_value_is_reported(text: str, word: str, tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.handbook.given import GIVEN, Given, write_folder
-from tests.handbook.pages import PAGES, ROOT, Block, blocks_of
+from tests.handbook.pages import PAGES, ROOT, Block, blocks_of, is_full_size
 
 ELSEWHERE = {"docs/guide/agents.md"}  # tests/research runs it, and looks at what it prints
 SMALLER = {"train.steps=200": "train.steps=2", "=100": "=3", "seeds=3": "seeds=1"}
@@ -27,8 +27,15 @@ def runs(block: Block) -> bool:
         and "nanogpt_kit" in block.text
         and not block.generated
         and not block.marker("needs")
+        and not is_script(block)
         and ids(block.page) not in ELSEWHERE
     )
+
+
+def is_script(block: Block) -> bool:
+    """Whether a command of the page runs it."""
+    name = block.marker("file")
+    return bool(name) and any(f"python {name}" in other.text for other in blocks_of(block.page) if other.is_run)
 
 
 WITH_PYTHON = [page for page in PAGES if any(runs(block) for block in blocks_of(page))]
@@ -39,7 +46,8 @@ WITH_PYTHON = [page for page in PAGES if any(runs(block) for block in blocks_of(
 def test_every_block_of_python_runs(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(tmp_path))
-    write_folder(tmp_path)
+    if not is_full_size(page):
+        write_folder(tmp_path)
     for name, text in GIVEN.get(ids(page), Given()).files.items():
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text(text, encoding="utf-8")
