@@ -12,12 +12,6 @@ import pytest
 from tests.handbook.pages import MARKERS, NEEDS, PAGES, ROOT, Block, blocks_of, commands_of, outside_blocks, parse
 
 MOST_LINES = 300
-# Pages that are being split
-LONGER = {
-    "docs/reference/command-line.md",
-    "docs/guide/training.md",
-    *(f"docs/reference/kinds/{path.name}" for path in (ROOT / "docs" / "reference" / "kinds").glob("*.md")),
-}
 RUN_BY_CI = {("README.md", "run"), ("README.md", "test")}  # by name in .ci/run
 LANGUAGES = {"", "sh", "python", "toml", "text", "json", "jsonl"}
 OTHER_SHELLS = {"bash", "console", "shell", "zsh", "fish", "powershell", "bat"}
@@ -162,7 +156,7 @@ def test_every_block_of_commands_runs_or_says_what_it_needs(page: Path) -> None:
 @pytest.mark.parametrize("page", PAGES, ids=ids)
 def test_a_page_is_no_longer_than_300_lines(page: Path) -> None:
     lines = page.read_text(encoding="utf-8").count("\n")
-    assert lines <= MOST_LINES or ids(page) in LONGER, lines
+    assert lines <= MOST_LINES, lines
 
 
 def images_of(page: Path) -> Iterator[tuple[str, str]]:
