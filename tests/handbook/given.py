@@ -64,8 +64,9 @@ def block(page: str, language: str, number: int = 0) -> str:
     return [one.text for one in blocks_of(ROOT / page) if one.language == language][number]
 
 
-def without_dataset(text: str) -> str:
-    return text.partition("[dataset]")[0] + "[tokenizer]" + text.partition("[tokenizer]")[2]
+def with_dataset(text: str, dataset: str) -> str:
+    """An experiment with another dataset."""
+    return f"{text.partition('[dataset]')[0]}{dataset}\n[tokenizer]{text.partition('[tokenizer]')[2]}"
 
 
 # Ends its run once as Ctrl-C does, so that there is a run to resume
@@ -142,7 +143,7 @@ GIVEN: dict[str, Given] = {
     ),
     "docs/guide/comparing.md": Given(
         files={"my.toml": tiny("my").replace("[tokenizer]", "test_fraction = 0.2\n\n[tokenizer]")},
-        before=("nanogpt-kit sweep sweep_lr name=my",),
+        before=("nanogpt-kit sweep sweep_lr name=my", *QUICKSTART),
         smaller={"trial-0003": "trial-0001", "--seeds 3": "--seeds 2", "--seeds 5": "--seeds 2"},
     ),
     "docs/guide/data.md": Given(smaller={"run my ": f"run my {SMALL} "}),
@@ -154,15 +155,17 @@ GIVEN: dict[str, Given] = {
     "docs/guide/experiments.md": Given(
         files={"experiments/quickstart.toml": tiny("quickstart")}, smaller={"run my\n": f"run my {SMALL}\n"}
     ),
-    "docs/guide/importing.md": Given(files={"mine.toml": tiny("mine")}, before=("nanogpt-kit run mine",)),
+    "docs/guide/importing.md": Given(
+        files={"mine.toml": tiny("mine").replace('"byte"', '"bpe"\nvocab_size = 300')}, before=("nanogpt-kit run mine",)
+    ),
     "docs/guide/ledger.md": Given(
         before=("nanogpt-kit compare quickstart model.mlp=swiglu --seeds 2 || [ $? -gt 2 ]",)
     ),
     "docs/guide/masked-targets.md": Given(
-        files={"chats.jsonl": CHATS}, smaller={"block_size = 256": "block_size = 48"}
+        files={"chats.jsonl": CHATS}, smaller={"block_size = 256": "block_size = 40"}
     ),
     "docs/guide/mixtures.md": Given(
-        files={"my.toml": block("docs/guide/mixtures.md", "toml") + without_dataset(tiny("my"))}
+        files={"my.toml": with_dataset(tiny("my"), block("docs/guide/mixtures.md", "toml"))}
     ),
     "docs/guide/mup.md": Given(files=MY, smaller={"128,256,512,1024 --seeds 5": "32,64,128 --seeds 2"}),
     "docs/guide/performance.md": Given(files={"mine.toml": tiny("mine")}),
@@ -175,7 +178,9 @@ GIVEN: dict[str, Given] = {
         ),
         smaller={"2026*": "2*"},
     ),
-    "docs/guide/runs.md": Given(before=(*QUICKSTART, NAMED.format("quickstart"), *QUICKSTART)),
+    "docs/guide/runs.md": Given(
+        before=(*QUICKSTART, NAMED.format("quickstart"), *QUICKSTART), smaller={"runs rm ": "runs rm --yes "}
+    ),
     "docs/guide/sampling.md": Given(
         files={"beginning.txt": "3 times 4", "prompts.jsonl": '{"prompt": "3 ", "id": 7}\n'}, before=QUICKSTART
     ),

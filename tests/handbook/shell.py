@@ -22,7 +22,7 @@ SESSION = """\
 . {state}/variables 2>/dev/null
 cd "$(cat {state}/folder)" || exit
 set -o pipefail
-trap 'code=$?; declare -p >{state}/variables; declare -f >>{state}/variables; pwd >{state}/folder; exit $code' EXIT
+trap '__code=$?; declare -p >{state}/variables; declare -f >>{state}/variables; pwd >{state}/folder; exit $__code' EXIT
 """
 # Asks the server that imported the kit once (tests/forked) for a command, and ends with its exit code
 CLIENT = """\
