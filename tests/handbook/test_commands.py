@@ -83,7 +83,7 @@ def run_block(block: Block, shell: Shell, given: Given, unused: dict[str, str], 
         last = command is commands[-1]
         printed = shell.run(smaller(f"{command}\n", given, unused), block.marker("until") if last else None)
         done.append(printed)
-        expected = (int(block.marker("exit") or 0) if last else 0,)
+        expected: tuple[int, ...] = (int(block.marker("exit") or 0) if last else 0,)
         if last and block.marker("until") and not block.marker("exit"):
             expected = (0, INTERRUPTED)
         if not compares and not (last and block.marker("exit")):
