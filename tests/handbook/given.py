@@ -98,7 +98,7 @@ CHATS = "".join(
     for n in range(200)
 )
 # Of the experiments on a page
-SHORT = {"steps = 300": "steps = 4", "every_steps = 25": "every_steps = 2", "every_steps = 50": "every_steps = 2"}
+SHORT = {"steps = 300": "steps = 4"}
 PARTS = tiny("parts") + "\n[ablate]\nseeds = 2\n"
 TRIALS = {"trials = 5": "trials = 2", "confirm = 2": "confirm = 0", "workers = 2": "workers = 1"}
 
@@ -135,7 +135,7 @@ GIVEN: dict[str, Given] = {
         },
     ),
     "docs/extending/three-components.md": Given(
-        smaller={**SHORT, "warmup_steps = 20": "warmup_steps = 1", "window = 32": "window = 4"}
+        smaller={**SHORT, "every_steps = 50": "every_steps = 2", "warmup_steps = 20": "warmup_steps = 1"}
     ),
     "docs/guide/ablations.md": Given(smaller={"--seeds 3": "--seeds 2"}),
     "docs/guide/agents.md": Given(
@@ -189,7 +189,12 @@ GIVEN: dict[str, Given] = {
         smaller={"seconds=60": "seconds=1", "max_seconds = 25": "max_seconds = 1", "--seeds 5": "--seeds 2"},
     ),
     "docs/guide/sweeps.md": Given(
-        smaller={**SHORT, "trials = 24": "trials = 2\nworkers = 1\nconfirm = 0", "int = [50, 250]": "int = [1, 3]"}
+        smaller={
+            **SHORT,
+            "every_steps = 25": "every_steps = 2",
+            "trials = 24": "trials = 2\nworkers = 1\nconfirm = 0",
+            "int = [50, 250]": "int = [1, 3]",
+        }
     ),
     "docs/guide/training.md": Given(
         files={**MY, "stops_once.py": STOPS_ONCE},
