@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import urllib.request
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -114,10 +115,10 @@ class Shell:
 
         A server is asked for a page before it is stopped, and its exit code is 0 where it answers.
         """
-        program = shlex.split(command, comments=True)[0] if "\n" not in command else ""
+        program = "" if "\n" in command.strip() else shlex.split(command, comments=True)[0]
         if program in SERVERS:
             arguments, line = SERVERS[program]
-            return self._serve(command, f"{command.partition('  #')[0]} {arguments}", line)
+            return self._serve(command, f"{command.partition('  #')[0].strip()} {arguments}", line)
         with self._start(command) as process:
             assert process.stdout
             lines: list[str] = []
@@ -161,7 +162,7 @@ class Shell:
                 if line.startswith(beginning):
                     (address,) = [word for word in line.split() if word.startswith("http://")]
                     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-                    with opener.open(address, timeout=60) as answer:
+                    with suppress(OSError), opener.open(address, timeout=60) as answer:
                         answered = answer.status == 200
                     break
             os.killpg(process.pid, signal.SIGINT)

@@ -62,7 +62,7 @@ def test_a_server_is_asked_for_a_page(shell: Shell, monkeypatch: pytest.MonkeyPa
     Path(shell.folder / "server.py").write_text(server, encoding="utf-8")
     write_program(shell.commands / "serve", '#!/bin/sh\nexec python "$1"\n')
     monkeypatch.setitem(SERVERS, "serve", ("--port 0", "Listening "))
-    assert shell.run("serve server.py  # a comment").code == 0
+    assert shell.run("serve server.py  # a comment\n").code == 0
     assert shell.run("serve nothing.py").code != 0
 
 
