@@ -18,7 +18,7 @@ def code_block(arguments: str) -> str:
     path, *names = arguments.split()
     sources = [quoted(path, name) for name in names]
     links = ", ".join(f"[`{name}`](/{path}#L{definition(path, name).lineno})" for name in names)
-    return f"{links} in `{path}`:\n\n```python\n" + "\n\n".join(sources) + "\n```\n"
+    return f"{links} in `{path}`:\n\n```python\n" + "\n\n\n".join(sources) + "\n```\n"
 
 
 def quoted(path: str, name: str) -> str:
