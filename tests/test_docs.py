@@ -46,7 +46,7 @@ MOST_LINES_OF_A_STOP = 260  # "about 250" in the reading order
 
 BLOCK = re.compile(r"^```(\w*)\n(.*?)^```", re.DOTALL | re.MULTILINE)
 EXAMPLE_OF_A_KIND = re.compile(r"<!-- example: .*?<!-- end -->", re.DOTALL)
-GENERATED = re.compile(r"<!-- (?!needs|file|exit)[a-z]+: [^>]* -->.*?<!-- end -->", re.DOTALL)
+GENERATED = re.compile(r"<!-- (?!needs|file|exit|until)[a-z]+: [^>]* -->.*?<!-- end -->", re.DOTALL)
 SPAN = re.compile(r"(?<!`)`([^`]+)`(?!`)")
 LINE_LINK = re.compile(r"\[`[\w.]+(?:\([^`]*\))?`\]\([^)\s#]+\.py#L\d+\)")
 LINK = re.compile(r"\[([^\]]+)\]\(([^)\s]+)\)")
