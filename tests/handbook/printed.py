@@ -1,6 +1,7 @@
 """Whether commands print what a page says. Numbers, times, run ids and hashes match any; a line `...` any lines.
 
-So does what the machine chooses: device, precision, compilation.
+So does what the machine chooses: device, precision, compilation. What is printed only where something takes long is
+left out.
 """
 
 from __future__ import annotations
@@ -8,10 +9,14 @@ from __future__ import annotations
 import re
 
 ANY = "#"  # stands for a number, a time, a run id or a hash
-STEP_AFTER_SECONDS = re.compile(r"^step \d+/\d+ .* left$")  # printed every few seconds
+AFTER_SECONDS = re.compile(  # lines of a run and of a preparation that come every few seconds
+    r"step \d+/\d+ .* left|(starting|evaluating|generating samples) at step \d+|.*: [\d,]+( of [\d,]+)? MB, .*MB/s.*"
+)
+SPEED = re.compile(r" \([\d.]+ MB/s\)")  # of a preparation that takes longer than a second
 RUN_ID = re.compile(r"\d{8}-\d{9}-s\d+-[0-9a-f]{6}")
 HASH = re.compile(r"\b(?=[a-f]*\d)(?=\d*[a-f])[0-9a-f]{7,}\b")
 NUMBER = re.compile(r"(?:(?<![\w#])[-+])?\d+(?:[.,_:]\d+)*(?:e[-+]?\d+)?")
+DURATION = re.compile(rf"{ANY} (s|min|h)\b")  # the unit depends on the length
 MACHINE = re.compile(r"^(device|precision|compile) .*")  # of the summary of a run
 ELLIPSIS = "..."
 
@@ -20,11 +25,12 @@ def normalized(text: str) -> list[str]:
     """The lines of an output, the same on every machine: without blank lines, and without repetitions of a line."""
     lines: list[str] = []
     for line in text.splitlines():
-        line = " ".join(line.split())
-        if not line or STEP_AFTER_SECONDS.match(line):
+        line = SPEED.sub("", " ".join(line.split()))
+        if not line or AFTER_SECONDS.fullmatch(line):
             continue
         for pattern in (RUN_ID, HASH, NUMBER):
             line = pattern.sub(ANY, line)
+        line = DURATION.sub(f"{ANY} s", line)
         line = MACHINE.sub(r"\1 " + ANY, line)
         if not lines or lines[-1] != line:
             lines.append(line)

@@ -72,6 +72,29 @@ def test_three_dots_within_a_line_stay_within_it() -> None:
     assert difference("...\nfinished: ...comparison.json\n...\n", PRINTED)
 
 
+@pytest.mark.parametrize(
+    ("quick", "slow"),
+    [
+        ("", "starting at step 0\n"),
+        ("", "evaluating at step 250\n"),
+        ("", "generating samples at step 300\n"),
+        ("", "step 2/30  loss 5.1789  27,855 tokens/s  0:05 elapsed  0:31 left\n"),
+        ("", "preparing python_stdlib: 3 of 12 MB, 0.3 MB/s, 0:00:30 left\n"),
+        ("prepared 12.1 MB in 0.2 s: done\n", "prepared 12.1 MB in 3.1 s (3.9 MB/s): done\n"),
+        ("about 95 s: 39 s of training\n", "about 3 min: 1.2 h of training\n"),
+    ],
+)
+def test_a_slow_machine_prints_the_same(quick: str, slow: str) -> None:
+    assert difference(f"begin\n{quick}end\n", f"begin\n{slow}end\n") is None
+    assert difference(f"begin\n{slow}end\n", f"begin\n{quick}end\n") is None
+
+
+@pytest.mark.parametrize("line", ["step 30/30  loss 2.1  0:05 elapsed", "evaluated at step 250: 1", "lost at step 3"])
+def test_lines_that_do_not_depend_on_the_speed_are_compared(line: str) -> None:
+    assert difference("begin\nend\n", f"begin\n{line}\nend\n")
+    assert difference(f"begin\n{line}\nend\n", "begin\nend\n")
+
+
 def test_nothing_is_printed() -> None:
     assert difference("", "") is None
     assert difference("", "a line\n")
