@@ -67,6 +67,13 @@ def test_a_line_of_three_dots_stands_for_any_lines_and_for_none() -> None:
     assert difference("...\nnever printed\n...\n", PRINTED)
 
 
+def test_rows_of_numbers_with_some_left_out() -> None:
+    rows = [f"{step}  {step / 7:.4f}\n" for step in range(1, 6)]
+    for shown in (rows, rows[:1], [*rows[:1], "...\n", *rows[-1:]]):
+        assert difference("".join(shown), "".join(rows)) is None
+    assert difference("".join([*rows[:1], "...\n", *rows[-1:]]), rows[0] + "end\n")
+
+
 def test_three_dots_within_a_line_stay_within_it() -> None:
     assert difference("...\nrecord: ...comparison.json\n...\n", PRINTED) is None
     assert difference("...\nfinished: ...comparison.json\n...\n", PRINTED)
