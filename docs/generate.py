@@ -26,7 +26,15 @@ from blocks.concept_blocks import concepts_block, interactions_block, tags_block
 from blocks.kind_blocks import example_block, interface_block, suite_block
 from blocks.markdown_tables import table
 from blocks.plugin_blocks import listed_block, plugins_block
-from blocks.reference_blocks import excerpt_block, exits_block, formats_block, names_block, python_block, record_block, verbs_block
+from blocks.reference_blocks import (
+    excerpt_block,
+    exits_block,
+    formats_block,
+    names_block,
+    python_block,
+    record_block,
+    verbs_block,
+)
 from drawing.figures import figures
 
 from nanogpt_kit import api
@@ -43,7 +51,10 @@ from nanogpt_kit.core.shipped import read_header, shipped_experiments
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").rglob("*.md")])
-BLOCK = re.compile(r"(?P<start><!-- (?P<kind>[a-z]+): (?P<arguments>[^>]*?) -->\n).*?(?P<end><!-- end -->)", re.DOTALL)
+BLOCK = re.compile(
+    r"(?P<start><!-- (?P<kind>(?!needs|file|exit)[a-z]+): (?P<arguments>[^>]*?) -->\n).*?(?P<end><!-- end -->)",
+    re.DOTALL,
+)
 OTHER_TABLES: dict[str, type[Options]] = {"experiment": Experiment, "optimizer.group": kinds.ParameterGroup}
 HELP_WIDTH = 100  # columns of the help texts
 # Lines of the base classes that tell the author of a component nothing

@@ -34,6 +34,7 @@ from nanogpt_kit.interop.formats import FormatChoice
 from nanogpt_kit.runs.folder import RUN_ID
 from nanogpt_kit.runs.indexed_run import FIELDS
 from nanogpt_kit.train.metric_names import LOGGED_METRICS
+from tests.nanogpt_names import NAMES as NANOGPT_NAMES
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", ROOT / "AGENTS.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -44,7 +45,7 @@ MOST_LINES_OF_A_STOP = 260  # "about 250" in the reading order
 
 BLOCK = re.compile(r"^```(\w*)\n(.*?)^```", re.DOTALL | re.MULTILINE)
 EXAMPLE_OF_A_KIND = re.compile(r"<!-- example: .*?<!-- end -->", re.DOTALL)
-GENERATED = re.compile(r"<!-- [a-z]+: [^>]* -->.*?<!-- end -->", re.DOTALL)
+GENERATED = re.compile(r"<!-- (?!needs|file|exit)[a-z]+: [^>]* -->.*?<!-- end -->", re.DOTALL)
 SPAN = re.compile(r"(?<!`)`([^`]+)`(?!`)")
 LINE_LINK = re.compile(r"\[`[\w.]+(?:\([^`]*\))?`\]\([^)\s#]+\.py#L\d+\)")
 LINK = re.compile(r"\[([^\]]+)\]\(([^)\s]+)\)")
@@ -255,7 +256,7 @@ def members() -> dict[str, list[Any]]:
 MEMBERS = members()
 ROOMS = {path.name for path in (ROOT / "nanogpt_kit").rglob("*") if path.is_dir()}
 SHIPPED = {name for path in (ROOT / "experiments").glob("*.toml") for name in (path.name, path.stem)}
-NAMES = SHIPPED | {"my"}  # of experiments, one of them the reader's
+NAMES = SHIPPED | {"my", "x", "char"}  # of experiments, one of them the reader's
 # What runs, sweeps, exports and others write, and what other programs call their files
 FILES = {
     *(
@@ -401,6 +402,7 @@ WORDS = {
     "'components=[\"my.py\"] model.mlp=my'",
     *(f"{prefix}{name}.py" for name in ("sliding_window", "cooldown", "json_log") for prefix in ("", "test_")),
     *("log.jsonl", "masked_fill"),  # of docs/extending/three-components.md
+    *NANOGPT_NAMES,  # of docs/coming-from-nanogpt.md
     # the space of a sweep
     *("log", "log = true", "step = 1e-3", "step = 2", "{ float = [1e-4, 1e-2], log = true }", "{ int = [2, 8] }"),
     *('{ choice = ["learned", "rope"] }', '{ ..., when = { "other.key" = "rope" } }', '"optimizer.weight_decay" = 0.1'),

@@ -26,7 +26,9 @@ PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").r
 PAGES += sorted((ROOT / "plugins").glob("*/README.md"))
 HEADERS = sorted((ROOT / "experiments").glob("*.toml"))
 
-GENERATED = re.compile(r"<!-- [a-z]+: [^>]* -->.*?<!-- end -->", re.DOTALL)  # which repeats what the code says
+GENERATED = re.compile(
+    r"<!-- (?!needs|file|exit)[a-z]+: [^>]* -->.*?<!-- end -->", re.DOTALL
+)  # which repeats what the code says
 
 # An idiom, as a regular expression that ignores case, and what to write instead
 IDIOMS = {

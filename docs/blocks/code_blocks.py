@@ -18,7 +18,7 @@ def code_block(arguments: str) -> str:
     path, *names = arguments.split()
     sources = [quoted(path, name) for name in names]
     links = ", ".join(f"[`{name}`](/{path}#L{definition(path, name).lineno})" for name in names)
-    return f"{links} in `{path}`:\n\n```python\n" + "\n\n".join(sources) + "\n```\n"
+    return f"{links} in `{path}`:\n\n```python\n" + "\n\n\n".join(sources) + "\n```\n"
 
 
 def quoted(path: str, name: str) -> str:
@@ -28,7 +28,7 @@ def quoted(path: str, name: str) -> str:
 
 
 def definition(path: str, name: str) -> ast.stmt:
-    """The statement that defines a name in a file."""
+    """The statement that defines a name in a file; a method needs no class where only one class has it."""
     body: list[ast.stmt] = syntax_tree(path).body
     *owners, last = name.split(".")
     for owner in owners:
@@ -38,7 +38,12 @@ def definition(path: str, name: str) -> ast.stmt:
     for node in body:
         if last in names_of(node):
             return node
-    raise AssertionError(f"{path} does not define {name!r}")
+    methods = [
+        node for owner in body if isinstance(owner, ast.ClassDef) for node in owner.body if last in names_of(node)
+    ]
+    assert not owners, f"{path} does not define {name!r}"
+    assert len(methods) == 1, f"{path} does not define {name!r}, or several classes do"
+    return methods[0]
 
 
 def names_of(node: ast.stmt) -> set[str]:

@@ -216,6 +216,10 @@ def any_path_candidates(ctx: click.Context, param: click.Parameter, incomplete: 
     return path_candidates(incomplete)
 
 
+def nanogpt_config_candidates(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    return path_candidates(incomplete, ".py")
+
+
 def path_candidates(incomplete: str, suffix: str = "", only_folders: bool = False) -> list[CompletionItem]:
     """Folders, with a slash at their end, and files whose names end with `suffix`."""
     folder, slash, start = incomplete.rpartition("/")

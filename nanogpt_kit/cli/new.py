@@ -11,8 +11,10 @@ from pathlib import Path
 
 import click
 import tomli_w
+from click.core import ParameterSource
 
-from nanogpt_kit.cli.candidates import any_path_candidates, shipped_candidates
+from nanogpt_kit.cli.candidates import any_path_candidates, nanogpt_config_candidates, shipped_candidates
+from nanogpt_kit.cli.new_from_nanogpt import convert_nanogpt_config
 from nanogpt_kit.cli.paths import expand_path_argument
 from nanogpt_kit.core.errors import KitError, did_you_mean, printable
 from nanogpt_kit.core.shipped import SUFFIX, explain_other_file, shipped_experiments
@@ -40,32 +42,45 @@ SOURCE = re.compile(r"^source = (?P<value>.+?)(?P<gap> *)(?P<comment>#.*)?$", re
     help="Shipped experiment to copy; `nanogpt-kit experiments list` shows them.",
 )
 @click.option(
+    "--from-nanogpt",
+    "config",
+    metavar="CONFIG.py",
+    callback=expand_path_argument,
+    shell_complete=nanogpt_config_candidates,
+    help="Config file of nanoGPT whose training to write as an experiment. It is parsed, not executed.",
+)
+@click.option(
     "--source",
     "sources",
     multiple=True,
     metavar="PATH",
     shell_complete=any_path_candidates,
-    help="Text to train on: a file, folder or glob, for dataset.source; may be repeated.",
+    help="Text to train on: a file, folder or glob, for dataset.source; may be repeated. With --from-nanogpt also a "
+    "folder with train.bin.",
 )
 @click.pass_context
-def new(ctx: click.Context, file: str, template: str, sources: tuple[str, ...]) -> None:
+def new(ctx: click.Context, file: str, template: str, config: str | None, sources: tuple[str, ...]) -> None:
     """Write FILE.toml, a commented experiment to edit and run, and beside it a JSON schema for editors.
 
     Nothing is overwritten. The name of the experiment is that of the file.
     """
     check_no_more_words(ctx.args, file, sources)
-    path, text = new_path(file), read_template(template)
-    text = set_value(text, "name", experiment_name(path.stem))
+    path = new_path(file)
+    name = experiment_name(path.stem)
+    if config is not None:
+        if ctx.get_parameter_source("template") is not ParameterSource.DEFAULT:
+            raise KitError("command line: --from and --from-nanogpt exclude each other")
+        converted = convert_nanogpt_config(config, name, sources)
+        write_experiment(path, converted.text, f"nanoGPT's {config}")
+        print_steps(path, "run", converted.before)
+        return
+    text = set_value(read_template(template), "name", name)
     if sources:
         text = set_source(text, template, sources)
-    try:
-        write_atomically(path, f"#:schema {SCHEMA}\n{text}")
-    except OSError as error:
-        raise KitError(f"{path}: cannot be written: {error.strerror}") from None
-    click.echo(printable(f"written: {path}, from the shipped {template}"))
-    write_schema(path.parent / SCHEMA)
+    write_experiment(path, text, f"the shipped {template}")
     verb = next((one for one in ("sweep", "ablate") if f"\n[{one}]\n" in text), "run")
-    print_next_steps(path, template, verb, is_ready=bool(sources))
+    edit = f"edit {path}" if template != OWN_TEXT else f"set dataset.source in {path} to a file or folder of text"
+    print_steps(path, verb, [] if sources else [edit])
 
 
 def check_no_more_words(words: Sequence[str], file: str, sources: Sequence[str]) -> None:
@@ -141,6 +156,16 @@ def toml_string(text: str) -> str:
     return tomli_w.dumps({"x": text}).partition("= ")[2].strip()
 
 
+def write_experiment(path: Path, text: str, origin: str) -> None:
+    """Writes the experiment, and the schema beside it, and prints both."""
+    try:
+        write_atomically(path, f"#:schema {SCHEMA}\n{text}")
+    except OSError as error:
+        raise KitError(f"{path}: cannot be written: {error.strerror}") from None
+    click.echo(printable(f"written: {path}, from {origin}"))
+    write_schema(path.parent / SCHEMA)
+
+
 def write_schema(path: Path) -> None:
     """Writes the schema that editors check experiment files with, unless a file of that name exists."""
     from nanogpt_kit.core.schema import experiment_schema
@@ -164,9 +189,9 @@ def is_same_file(path: Path, text: str) -> bool:
         return False
 
 
-def print_next_steps(path: Path, template: str, verb: str, is_ready: bool) -> None:
+def print_steps(path: Path, verb: str, before: Sequence[str]) -> None:
+    """What to do next: `before`, then check the experiment, then train it with `verb`."""
     is_named = path.parent == Path() and not os.path.lexists(path.stem)
     word = shlex.quote(path.stem if is_named else str(path))
-    edit = f"edit {path}" if template != OWN_TEXT else f"set dataset.source in {path} to a file or folder of text"
-    steps = [*([] if is_ready else [edit]), f"nanogpt-kit check {word}", f"nanogpt-kit {verb} {word}"]
+    steps = [*before, f"nanogpt-kit check {word}", f"nanogpt-kit {verb} {word}"]
     click.echo(printable("\n".join(["next:", *(f"  {step}" for step in steps)])))

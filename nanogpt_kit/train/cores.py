@@ -32,6 +32,7 @@ from nanogpt_kit.core.kinds import WrappedModel
 from nanogpt_kit.core.options import RunContext
 from nanogpt_kit.nn.flops import num_params
 from nanogpt_kit.nn.thread_probe import training_hazard
+from nanogpt_kit.nn.threads import call_concurrently
 from nanogpt_kit.nn.training_loss import TrainingLoss, sum_by_name
 from nanogpt_kit.nn.training_pass import TrainingPass
 from nanogpt_kit.nn.uninitialized import build_on_meta
@@ -206,13 +207,16 @@ class ThreadedModel:
 
         calls = [partial(gradients_of, *one) for one in zip(scaled, passes, strict=True)]
         _, *of_others = self.run_all(calls, in_turn)
-        for gradients in of_others:
-            for parameter, gradient in zip(parameters, gradients, strict=True):
+
+        def add_to(parameter: Tensor, *gradients: Tensor | None) -> None:
+            for gradient in gradients:
                 if gradient is None:
                     continue
                 if parameter.grad is None:  # the first chunk gave it none
                     parameter.grad = torch.zeros_like(parameter)
                 parameter.grad.add_(gradient)
+
+        call_concurrently([partial(add_to, *one) for one in zip(parameters, *of_others, strict=True)], self.chunks)
 
     def sync(self, last: bool) -> AbstractContextManager[None]:
         return self.wrapped.sync(last)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -233,10 +233,30 @@ def machine_settings(experiment: Experiment, ctx: RunContext, vocab_size: int) -
         keep_freed_memory()
     try:
         precision = Precision(ctx.precision, ctx.device)
-        with precision.matmul_precision(), limited_threads(cores.chunks * cores.threads):
+        exact = same_bits_in_each_run() if ctx.device == "cpu" else nullcontext()
+        with precision.matmul_precision(), limited_threads(cores.chunks * cores.threads), exact:
             yield cores
     finally:
         torch.set_num_threads(threads)
+
+
+@contextmanager
+def same_bits_in_each_run() -> Iterator[None]:
+    """While entered, no operation on a CPU adds in the order in which its threads happen to arrive.
+
+    Of compiled code this is the gradient of an embedding, where threads share a window: rows of a token that occurs
+    several times were added atomically.
+    """
+    before = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
+    deterministic: Any = torch.utils.deterministic
+    fills = deterministic.fill_uninitialized_memory
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    deterministic.fill_uninitialized_memory = False  # which would take time for every new tensor
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before[0], warn_only=before[1])
+        deterministic.fill_uninitialized_memory = fills
 
 
 def select_gpu(world: World) -> None:

@@ -156,6 +156,8 @@ def test_files_complete_where_no_name_does() -> None:
     assert words("run ./al") == ["./alone.toml"]
     assert words("run alone.t") == ["alone.toml"]
     assert words("new x --source configs/b") == ["configs/b.txt"]
+    Path("configs/train_x.py").touch()
+    assert words("new x --from-nanogpt configs/") == ["configs/deep/", "configs/train_x.py"]
 
 
 def test_paths_complete_behind_a_home_folder_and_variables(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

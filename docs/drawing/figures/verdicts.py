@@ -9,7 +9,9 @@ from drawing.canvas import Canvas
 from drawing.plot import Plot
 
 RECORDS = Path(__file__).parents[2] / "records" / "README.md"
-ROW = re.compile(r"^\| (.+?) \| .*? \| ([+-][\d.]+) \| (-?[\d.]+) to (-?[\d.]+) \| .*? \| (better|worse|undecided) \|", re.M)
+ROW = re.compile(
+    r"^\| (.+?) \| .*? \| ([+-][\d.]+) \| (-?[\d.]+) to (-?[\d.]+) \| .*? \| (better|worse|undecided) \|", re.M
+)
 COLORS = {"better": "green-line", "worse": "red-line", "undecided": "line"}
 HEIGHT = 40  # of a row
 

@@ -39,8 +39,10 @@ def attend_in_blocks(q: Tensor, k: Tensor, v: Tensor, view: View, window: int | 
         end = min(start + BLOCK, q.size(2))
         # Not `max`: of a window that a schedule changes, the compiler would make a graph for each block it ends in
         first = 0 if window is None else torch.sym_max(0, start - window + 1)
-        scores = q[:, :, start:end] @ k[:, :, first:end].mT + added[:, :, start:end, first:end]
-        rows.append(weights_of(scores, drop).to(v.dtype) @ v[:, :, first:end])
+        # Dense: torch's products in bf16 copy other operands each time, and in the backward pass again
+        queries, keys, values = (x[:, :, a:end].contiguous() for x, a in ((q, start), (k, first), (v, first)))
+        scores = queries @ keys.mT + added[:, :, start:end, first:end]
+        rows.append(weights_of(scores, drop).to(v.dtype) @ values)
     return torch.cat(rows, dim=2)
 
 
