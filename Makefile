@@ -1,5 +1,6 @@
 # Short names for what developers run. PYTHON chooses the interpreter: `make test PYTHON=.venv/bin/python`.
 PYTHON ?= python
+SITE ?= build/site
 export OMP_WAIT_POLICY = passive
 
 .PHONY: quick test plugins check docs pages site bench bench-nanogpt gpu gpu-wheels
@@ -25,8 +26,8 @@ pages:  # rewrites what comes from the code, drawings too; tests/test_docs.py fa
 	$(PYTHON) docs/generate.py
 
 site:
-	$(PYTHON) -m sphinx --color -q -E -W --keep-going -j auto -c docs/site -b html . build/site
-	cp docs/site/start.html build/site/index.html
+	$(PYTHON) -m sphinx --color -q -E -W --keep-going -j auto -c docs/site -b html . $(SITE)
+	cp docs/site/start.html $(SITE)/index.html
 
 bench:  # the shapes of docs/guide/performance.md; close other programs first
 	$(PYTHON) -m nanogpt_kit bench experiments/bench_cpu.toml

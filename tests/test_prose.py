@@ -27,7 +27,7 @@ PAGES += sorted((ROOT / "plugins").glob("*/README.md"))
 HEADERS = sorted((ROOT / "experiments").glob("*.toml"))
 
 GENERATED = re.compile(
-    r"<!-- (?!needs|file|exit)[a-z]+: [^>]* -->.*?<!-- end -->", re.DOTALL
+    r"<!-- (?!needs|file|exit|until)[a-z]+: [^>]* -->.*?<!-- end -->", re.DOTALL
 )  # which repeats what the code says
 
 # An idiom, as a regular expression that ignores case, and what to write instead

@@ -53,7 +53,8 @@ def hazard_of_calls(holder: object, calls: Sequence[Call]) -> str | None:
                 if changed := changed_path(before, collect_state(holder)):
                     return f"its forward pass changes {changed}"
             alternation = Alternation()
-            with ThreadPoolExecutor(2, "probe") as pool:
+            # Without its own setting, a new thread computes its first product with as many threads as there are cores.
+            with ThreadPoolExecutor(2, "probe", torch.set_num_threads, (1,)) as pool:
                 found = list(pool.map(alternation.run, range(2), calls))
             if alternation.is_stuck:
                 return "its threads wait for each other"

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import random
+import subprocess
+import sys
 from typing import Any
 
 import numpy as np
@@ -142,3 +145,22 @@ def test_a_count_that_no_module_holds_is_found_by_its_results() -> None:
 
     assert "results differ" in str(training_hazard(GPT(**OPTIONS, mlp=Counting()), Single(), context()))
     assert "results differ" in str(decoding_hazard(GPT(**OPTIONS, mlp=Counting())))
+
+
+SUITE = """
+from nanogpt_kit.components.mlp.gelu import GELU
+from nanogpt_kit.testing.mlp import MLPConformance
+
+
+class Suite(MLPConformance):
+    component = GELU()
+
+
+Suite().test_two_threads_may_call_it_at_once()
+"""
+
+
+def test_the_first_product_of_a_thread_is_no_hazard() -> None:
+    """In a process whose new threads use two cores, unlike those of these tests."""
+    environment = {**os.environ, "OMP_NUM_THREADS": "2"}
+    subprocess.run([sys.executable, "-c", SUITE], env=environment, check=True)
