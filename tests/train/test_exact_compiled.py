@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import nullcontext
 
 import pytest
 import torch
@@ -12,7 +11,7 @@ from torch._inductor.utils import run_and_get_code
 
 from nanogpt_kit.api import linear_cross_entropy
 from nanogpt_kit.testing.conformance import ignore_torch_warnings
-from nanogpt_kit.train.setup import same_bits_in_each_run
+from nanogpt_kit.train.determinism import add_in_one_order, restored_determinism
 
 ROWS, WIDTH, WORDS, T = 64, 96, 60, 256  # as large as it takes for the compiler to use two threads
 ATOMIC = "atomic_add"  # in C++, an addition whose order is that in which threads arrive
@@ -42,7 +41,9 @@ def compiled_code(exact: bool) -> str:
         assert module.wte.weight.grad is not None
         return module.wte.weight.grad.clone()
 
-    with same_bits_in_each_run() if exact else nullcontext():
+    with restored_determinism():
+        if exact:
+            add_in_one_order()
         first, code = run_and_get_code(step)
         assert not exact or all(torch.equal(first, step()) for _ in range(20))
     return "".join(code)
@@ -64,7 +65,8 @@ def test_compiled_gradients_have_the_same_bits_each_time() -> None:
 
 def test_the_setting_is_restored() -> None:
     before = torch.are_deterministic_algorithms_enabled()
-    with same_bits_in_each_run():
+    with restored_determinism():
+        add_in_one_order()
         assert torch.are_deterministic_algorithms_enabled()
         assert not torch.utils.deterministic.fill_uninitialized_memory  # type: ignore[attr-defined]
     assert torch.are_deterministic_algorithms_enabled() == before
