@@ -45,3 +45,24 @@ OTHERS = {  # of commands and code
     *("from_pretrained", "estimate_mfu", "generate", "out-x/ckpt.pt", "train_shakespeare_char.py"),
 }
 NAMES = {*(name for names in OPTIONS.values() for name in names), *COMMANDS, *OTHERS}
+# What train_shakespeare_char.py assigns
+CONFIG = """\
+out_dir = 'out-shakespeare-char'
+eval_interval = 250
+always_save_checkpoint = False
+wandb_log = False
+dataset = 'shakespeare_char'
+gradient_accumulation_steps = 1
+batch_size = 64
+block_size = 256
+n_layer = 6
+n_head = 6
+n_embd = 384
+dropout = 0.2
+learning_rate = 1e-3
+max_iters = 5000
+lr_decay_iters = 5000
+min_lr = 1e-4
+beta2 = 0.99
+warmup_iters = 100
+"""

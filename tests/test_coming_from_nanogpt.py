@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from nanogpt_kit.interop.nanogpt_options import DEFAULTS, ELSEWHERE
-from tests.nanogpt_names import OPTIONS
+from tests.nanogpt_names import CONFIG, OPTIONS
 
 ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "docs" / "coming-from-nanogpt.md"
@@ -55,28 +55,6 @@ def test_a_line_that_is_linked_defines_what_the_link_names() -> None:
 
 def test_the_page_is_short() -> None:
     assert PAGE.read_text(encoding="utf-8").count("\n") <= MOST_LINES
-
-
-CONFIG = """\
-out_dir = 'out-shakespeare-char'
-eval_interval = 250
-always_save_checkpoint = False
-wandb_log = False
-dataset = 'shakespeare_char'
-gradient_accumulation_steps = 1
-batch_size = 64
-block_size = 256
-n_layer = 6
-n_head = 6
-n_embd = 384
-dropout = 0.2
-learning_rate = 1e-3
-max_iters = 5000
-lr_decay_iters = 5000
-min_lr = 1e-4
-beta2 = 0.99
-warmup_iters = 100
-"""  # of train_shakespeare_char.py
 
 
 def example() -> Iterator[list[str]]:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from tests.conftest import TINY
 from tests.handbook.pages import ROOT, blocks_of
+from tests.nanogpt_names import CONFIG
 
 SMALL = (
     "train.steps=4 train.batch_tokens=64 model.n_layer=1 model.n_head=2 model.n_embd=16 model.block_size=16"
@@ -43,7 +44,8 @@ def tiny(name: str, steps: int = 4) -> str:
     """An experiment that trains within a second."""
     text = TINY.format(text="my_texts/", dropout=0.0).replace('name = "tiny"', f'name = "{name}"')
     every = {"steps = 20": f"steps = {steps}", "every_steps = 10": f"every_steps = {max(2, steps // 2)}"}
-    for old, new in {**every, "warmup_steps = 5": "warmup_steps = 1"}.items():
+    heads = {"n_head = 3": "n_head = 4"}  # which divide the widths of the pages
+    for old, new in {**every, **heads, "warmup_steps = 5": "warmup_steps = 1"}.items():
         text = text.replace(old, new)
     return text
 
@@ -113,6 +115,14 @@ def record(name: str) -> str:
 
 GIVEN: dict[str, Given] = {
     "README.md": Given(smaller={"run my ": f"run my {SMALL} ", "--seeds 4": "--seeds 2"}),
+    "docs/coming-from-nanogpt.md": Given(
+        files={"nanoGPT/config/train_shakespeare_char.py": CONFIG},
+        smaller={  # without a download
+            "train_shakespeare_char.py": "train_shakespeare_char.py --source my_texts/0.txt",
+            "train.batch_tokens=768 train.steps=2000": "train.batch_tokens=128 train.steps=2",
+            "ROMEO:": "3 times",
+        },
+    ),
     "docs/extending/publishing-a-plugin.md": Given(
         smaller={
             "nanogpt-kit run experiments/": "cp -r ../*.toml ../my_texts . && cp -r ../*.toml ../my_texts experiments"
