@@ -31,6 +31,8 @@ include_patterns = PATTERNS
 root_doc = "docs/index"
 myst_heading_anchors = 4  # as `#heading` in the links of the pages
 myst_url_schemes = {"http": None, "https": None, "mailto": None, "source": None}
+smartquotes = False  # the values of options are in straight quotes
+highlight_language = "text"  # of blocks without a language, such as what a command prints
 suppress_warnings = ["myst.header", "misc.highlighting_failure"]  # README starts sections below a comment; shell output
 
 html_theme = "furo"

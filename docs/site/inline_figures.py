@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 from pathlib import Path
 
 from docutils import nodes
@@ -13,8 +14,9 @@ def inline(app: Sphinx, doctree: nodes.document, name: str) -> None:
         return
     for node in list(doctree.findall(nodes.image)):
         path = Path(app.srcdir) / node["uri"]
-        if path.suffix == ".svg" and path.parent.name == "figures":
+        if path.suffix == ".svg" and path.parent.name == "figures" and path.is_file():  # Sphinx reports a missing one
             svg = path.read_text(encoding="utf-8").partition("?>")[2]
+            svg = svg.replace("<svg ", f'<svg aria-label="{html.escape(node.get("alt", ""))}" ', 1)
             node.replace_self(nodes.raw("", f'<div class="drawing">{svg}</div>', format="html"))
 
 

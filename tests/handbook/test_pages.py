@@ -39,6 +39,34 @@ def generator_kinds() -> set[str]:
 GENERATORS = generator_kinds()
 
 
+LIST_MARK = re.compile(r" {0,3}([-*+]|1[.)]|#{1,6}) ")
+
+
+# Lines
+
+
+@pytest.mark.parametrize("page", PAGES, ids=ids)
+def test_no_line_within_a_paragraph_begins_like_a_list_or_a_heading(page: Path) -> None:
+    wrong = [*wrong_breaks(page.read_text(encoding="utf-8"))]
+    assert not wrong, "\n".join(wrong)
+
+
+def wrong_breaks(text: str) -> Iterator[str]:
+    """Such as `n` at the end of a line and `- 1` at the beginning of the next one, which is read as a list."""
+    before = (0, "")
+    for number, line in outside_blocks(text):
+        in_paragraph = before[0] == number - 1 and before[1][:1].isalpha()
+        if in_paragraph and LIST_MARK.match(line):
+            yield f"{number}: begins like a list or a heading"
+        before = number, line
+
+
+def test_a_minus_at_the_beginning_of_a_line_is_found() -> None:
+    assert [*wrong_breaks("with n\n- 1 pairs\n")] == ["2: begins like a list or a heading"]
+    assert [*wrong_breaks("Both (1,\n1) and\n1) or 2\n")] == ["2: begins like a list or a heading"]
+    assert not [*wrong_breaks("Two:\n\n- 1\n- 2 and\n  more\n\n# Title\n")]
+
+
 # Markers
 
 

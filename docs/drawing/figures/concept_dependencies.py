@@ -44,7 +44,7 @@ def draw() -> Canvas:
         x, y = places[concept["name"]]
         canvas.box(x, y, WIDTH, HEIGHT, in_lines(concept["name"]), fill=FILLS[concept["tags"][0]], size=11.5)
     for row, (tag, fill) in enumerate(FILLS.items()):
-        canvas.rectangle(10, 10 + 22 * row, 14, 14, fill=fill)
+        canvas.box(10, 10 + 22 * row, 14, 14, fill=fill)
         canvas.text(30, 17 + 22 * row, tag, anchor="start", size=12, color="muted")
     return canvas
 

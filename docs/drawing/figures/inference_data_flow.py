@@ -30,7 +30,7 @@ def draw() -> Canvas:
         ),
         Stage("logits of the next token", "generate/decode.py", "Decoder.next_logits", "(texts, vocabulary)", "yellow"),
         Stage(
-            "samplers, in the order of the experiment",
+            "samplers, in the experiment's order",
             "core/kinds/observation.py",
             "Sampler.transform",
             "changed logits",

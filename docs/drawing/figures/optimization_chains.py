@@ -33,11 +33,11 @@ FILLS = {"memory": "blue", "computation": "yellow", "generation": "green"}
 def draw() -> Canvas:
     owners = {"train": Train, "sample": Sample, "model": type(quickstart().model), "": Experiment}
     canvas = Canvas(
-        780, 330, "Three chains of optimization", "Options for memory, computation and generation, in order."
+        720, 378, "Three chains of optimization", "Options for memory, computation and generation, in order."
     )
     for row, (chain, links) in enumerate(CHAINS.items()):
-        y = 20 + row * 105
-        canvas.text(10, y + 36, chain, anchor="start", bold=True)
+        y = 28 + row * 125
+        canvas.text(6, y - 16, chain, anchor="start", bold=True)
         previous = None
         for index, (key, what) in enumerate(links):
             section, _, option = key.rpartition(".")
@@ -47,7 +47,7 @@ def draw() -> Canvas:
                 if len(key) > 20
                 else key
             )
-            box = canvas.box(116 + index * 168, y, 148, 84, name, note=what, fill=FILLS[chain], size=11.5, mono=True)
+            box = canvas.box(6 + index * 181, y, 160, 88, name, note=what, fill=FILLS[chain], size=13, mono=True)
             if previous is not None:
                 canvas.arrow(previous.right, box.left)
             previous = box

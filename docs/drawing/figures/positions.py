@@ -28,8 +28,8 @@ def draw() -> Canvas:
     for index, (x, y) in enumerate(POSITIONS):
         end = at(left, (TOKEN[0] + x, TOKEN[1] + y), 105)
         canvas.arrow(token, end, color="green-line")
-        side, x, y = ("middle", end[0], end[1] - 11) if y > 0 else ("start", end[0] + 8, end[1] - 2)
-        canvas.text(x, y, f"position {index}", anchor=side, size=12)
+        side = "end" if x < 0 else "start"
+        canvas.text(end[0] + (-6 if x < 0 else 6), end[1] - 4, f"position {index}", anchor=side, size=12)
     center = (450.0, float(CENTER_Y))
     canvas.text(450, 18, "rope: rotated", bold=True)
     circle = [
