@@ -235,6 +235,9 @@ GIVEN: dict[str, Given] = {
             "my@300": "my@2",
         },
     ),
+    "docs/how-to/tune-both-sides.md": Given(
+        smaller={"trials = 8": "trials = 2", "confirm = 2\nconfirm_seeds = 2": "confirm = 0", "--seeds 5": "--seeds 2"}
+    ),
     "docs/records/README.md": Given(
         files={
             "docs/records/parts.toml": PARTS,
