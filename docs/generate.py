@@ -51,10 +51,6 @@ from nanogpt_kit.core.shipped import read_header, shipped_experiments
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").rglob("*.md")])
-BLOCK = re.compile(
-    r"(?P<start><!-- (?P<kind>(?!needs|file|exit)[a-z]+): (?P<arguments>[^>]*?) -->\n).*?(?P<end><!-- end -->)",
-    re.DOTALL,
-)
 OTHER_TABLES: dict[str, type[Options]] = {"experiment": Experiment, "optimizer.group": kinds.ParameterGroup}
 HELP_WIDTH = 100  # columns of the help texts
 # Lines of the base classes that tell the author of a component nothing
@@ -192,6 +188,9 @@ BLOCKS: dict[str, Callable[[str], str]] = {
     "record": record_block,
     "python": python_block,
 }
+BLOCK = re.compile(
+    rf"(?P<start><!-- (?P<kind>{'|'.join(BLOCKS)}): (?P<arguments>[^>]*?) -->\n).*?(?P<end><!-- end -->)", re.DOTALL
+)
 
 
 def generated(page: Path) -> str:

@@ -18,20 +18,17 @@ CONCEPTS = ROOT / "docs" / "maps" / "concepts.toml"
 TAGS = ("architecture", "training", "data", "generation", "implementation")
 # Kind: where the kit calls its components, as (file, definition, the call)
 CALLS: dict[str, list[tuple[str, str, str]]] = {
-    "dataset": [
-        ("data/chunks.py", "document_parts", "document"),
-        ("data/chunks.py", "source_chunks", "documents_with_split"),
-    ],
+    "dataset": [("data/chunks.py", "source_chunks", ".documents_with_split()")],
     "tokenizer": [
-        ("data/encode.py", "encode_chunk", "encode_batch"),
-        ("generate/generator.py", "TextGenerator.generate_batches", "encoder"),
+        ("data/encode.py", "encode_chunk", ".encode_batch("),
+        ("generate/generator.py", "TextGenerator.generate_batches", "StreamedText(self.encoder"),
     ],
-    "order": [("data/batches.py", "Batches.starts", "starts(")],
+    "order": [("data/batches.py", "Batches.starts", ".order.starts(")],
     "model": [
         ("train/trainer.py", "Trainer.accumulate", "self.parallel(*windows)"),
         ("generate/decoding_model.py", "DecodingModel.run_eager", "self.model("),
     ],
-    "init": [("nn/initial_weights.py", "build_initialized", "apply(")],
+    "init": [("nn/initial_weights.py", "build_initialized", ".init.apply(")],
     "mixer": [("components/model/gpt.py", "Block.forward", "self.attn(")],
     "attention": [("components/mixer/softmax.py", "SelfAttention.forward", "self.attention(")],
     "position": [
@@ -45,18 +42,18 @@ CALLS: dict[str, list[tuple[str, str, str]]] = {
     "mlp": [("components/model/gpt.py", "Block.forward", "self.mlp(")],
     "loss": [("components/model/gpt.py", "Transformer.forward", "self.loss(")],
     "optimizer": [
-        ("nn/optimizers.py", "build_optimizer", "build("),
+        ("nn/optimizers.py", "build_optimizer", ".optimizer.build("),
         ("train/trainer.py", "Trainer.update", "self.scaler.step(self.optimizer)"),
     ],
-    "schedule": [("train/schedules.py", "Schedules.apply", "checked_multiplier")],
+    "schedule": [("train/schedules.py", "Schedules.apply", "checked_multiplier(")],
     "parallel": [
-        ("train/setup.py", "Setup.parallel_model", "wrap("),
+        ("train/setup.py", "Setup.parallel_model", ".parallel.wrap("),
         ("train/trainer.py", "Trainer.update", "self.parallel.clip("),
     ],
-    "sampler": [("generate/decode.py", "Decoder.transform", "transform(")],
-    "evaluator": [("train/evaluation.py", "run_evaluators", "evaluat")],
+    "sampler": [("generate/decode.py", "Decoder.transform", "sampler.transform(")],
+    "evaluator": [("train/evaluation.py", "Evaluation.measure", "evaluator.evaluate(self)")],
     "callback": [("train/trainer.py", "Trainer.take_step", "self.hooks.call(")],
-    "format": [("interop/importing.py", "import_run", "read"), ("interop/exporting.py", "write_exported", "write")],
+    "format": [("interop/source.py", "read_source", ".format.read("), ("interop/exporting.py", "write_exported", ".format.write(")],
 }
 GIVES = {  # what passes between the kit and a component of the kind
     "dataset": "documents of a split, as text",

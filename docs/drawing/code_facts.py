@@ -92,9 +92,10 @@ def attributes_of(path: str, owner: str) -> list[tuple[str, str]]:
     found = []
     for node in ast.walk(definition(path, f"{owner}.__init__")):
         if isinstance(node, ast.Assign | ast.AnnAssign) and isinstance(node.value, ast.Call):
-            targets = node.targets if isinstance(node, ast.Assign) else [node.target]
-            if isinstance(targets[0], ast.Attribute):
-                found.append((targets[0].attr, ast.unparse(node.value.func).removeprefix("self.")))
+            target = node.targets[0] if isinstance(node, ast.Assign) else node.target
+            for part in target.elts if isinstance(target, ast.Tuple) else [target]:
+                if isinstance(part, ast.Attribute) and ast.unparse(part.value) == "self":
+                    found.append((part.attr, ast.unparse(node.value.func).removeprefix("self.")))
     return found
 
 

@@ -134,6 +134,15 @@ def test_commands_are_split_as_the_shell_reads_them() -> None:
     assert commands_of(block) == ["ls \\\n  -l", "x='a\nb'", loop, document, 'echo "$(pwd)" # (', function]
 
 
+@pytest.mark.parametrize("page", PAGES, ids=ids)
+def test_every_generated_block_ends_before_the_next_begins(page: Path) -> None:
+    _, comments = parse(page.read_text(encoding="utf-8"), page)
+    marks = [comment for comment in comments if comment.name in {*GENERATORS, "end"}]
+    assert all(mark.name in GENERATORS for mark in marks[::2]), marks
+    assert all(mark.name == "end" for mark in marks[1::2]), marks
+    assert len(marks) % 2 == 0, f"{marks[-1]} has no end"
+
+
 # Fences
 
 
@@ -170,6 +179,12 @@ def test_every_figure_is_embedded_in_a_page() -> None:
     embedded = {(page.parent / target).resolve() for page in PAGES for _, target in images_of(page)}
     figures = {path.resolve() for path in (ROOT / "docs" / "figures").iterdir()}
     assert not (unused := sorted(path.name for path in figures - embedded)), unused
+
+
+def test_every_drawing_has_the_module_that_draws_it() -> None:
+    modules = {path.stem.replace("_", "-") for path in (ROOT / "docs" / "drawing" / "figures").glob("[a-z]*.py")}
+    drawings = {path.stem for path in (ROOT / "docs" / "figures").glob("*.svg")}
+    assert drawings == modules, drawings ^ modules
 
 
 @pytest.mark.parametrize("page", PAGES, ids=ids)
