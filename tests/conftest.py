@@ -65,6 +65,17 @@ def own_folders(
     monkeypatch.setenv("NANOGPT_KIT_CONSENTED", "")  # and what a test consents to ends with it
 
 
+@pytest.fixture(scope="module", autouse=True)
+def same_import_path() -> Iterator[None]:
+    """A folder that a module leaves on sys.path enters PYTHONPATH of later commands, which are then not forked but take
+    three seconds to import torch: see launcher.is_served."""
+    before = list(sys.path)
+    yield
+    left = [folder for folder in sys.path if folder not in before]
+    sys.path[:] = before  # later modules are not to blame
+    assert not left, f"tests left folders on sys.path: {left}; monkeypatch.syspath_prepend takes them back"
+
+
 @pytest.fixture(scope="session", autouse=True)
 def state_of_this_repository() -> Iterator[None]:
     """What the provenance of runs has of the kit's own commit is read once, which takes eight git commands and 35 ms
@@ -185,6 +196,7 @@ precision = "fp32"
 
 [evaluate]
 every_steps = 10
+batch_size = 32
 
 [checkpoint]
 every_steps = 10

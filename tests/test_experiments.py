@@ -29,18 +29,25 @@ SHRUNKEN = [
 ]
 
 
-@pytest.fixture
-def overrides(tmp_path: Path, prose: Path, gpt2_vocabulary: None) -> Callable[[Path], list[str]]:
-    """What makes an experiment small and offline; a published GPT-2 becomes a random one of that name."""
-    beginning = tmp_path / "beginning.txt"
-    text = prose.read_text(encoding="utf-8")
-    beginning.write_text(text[:20_000], encoding="utf-8")
-    parquet = tmp_path / "hub"  # a dataset with a split of its own
-    parquet.mkdir()
+@pytest.fixture(scope="module")
+def sources(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a text, and a dataset of the hub with two splits; beside them, what is prepared for all tests."""
+    folder = tmp_path_factory.mktemp("sources")
+    text = (ROOT / "tests" / "data" / "prose.txt").read_text(encoding="utf-8")
+    (folder / "beginning.txt").write_text(text[:20_000], encoding="utf-8")
+    (folder / "hub").mkdir()
     speeches = text.split("\n\n")
-    for split, rows in {"train": speeches[100:] * 10, "validation": speeches[:100]}.items():
-        rows = [f"{number}. {row}" for number, row in enumerate(rows)]  # enough that one in 2,000 validates
-        pq.write_table(pa.table({"text": rows}), parquet / f"{split}.parquet")
+    for split, rows in {"train": speeches[100:], "validation": speeches[:100]}.items():
+        pq.write_table(pa.table({"text": rows}), folder / "hub" / f"{split}.parquet")
+    return folder
+
+
+@pytest.fixture
+def overrides(
+    tmp_path: Path, sources: Path, gpt2_vocabulary: None, monkeypatch: pytest.MonkeyPatch
+) -> Callable[[Path], list[str]]:
+    """What makes an experiment small and offline; a published GPT-2 becomes a random one of that name."""
+    monkeypatch.setenv("NANOGPT_KIT_DATA", str(sources / "data"))
 
     def chosen(path: Path) -> list[str]:
         experiment = Experiment.load(path)
@@ -50,14 +57,14 @@ def overrides(tmp_path: Path, prose: Path, gpt2_vocabulary: None) -> Callable[[P
             transformers.GPT2LMHeadModel(config).save_pretrained(tmp_path / "hf")
             import_run(str(tmp_path / "hf"), experiment.model.init_from)
         use = experiment.resolved()["dataset"]["use"]
-        sources = {
-            "shakespeare": beginning,
-            "text": beginning,
-            "openwebtext": parquet / "train.parquet",
-            "huggingface": parquet,
+        of_dataset = {
+            "shakespeare": sources / "beginning.txt",
+            "text": sources / "beginning.txt",
+            "openwebtext": sources / "hub" / "train.parquet",
+            "huggingface": sources / "hub",
         }
         config = ["dataset.config=default"] if use == "huggingface" else []  # a folder's only one
-        return [*SHRUNKEN, *config, *([f"dataset.source={sources[use]}"] if use in sources else [])]
+        return [*SHRUNKEN, *config, *([f"dataset.source={of_dataset[use]}"] if use in of_dataset else [])]
 
     return chosen
 

@@ -27,7 +27,7 @@ from nanogpt_kit.nn.parts import transformer_blocks
 from nanogpt_kit.system.garbage_collection import without_garbage_collection
 from nanogpt_kit.train.compile_decision import Decision, Work, decide, estimated_gain
 from nanogpt_kit.train.compile_record import CompileMemory, use_compiled_folder
-from nanogpt_kit.train.embedding_gradient import embedding_gradient_pass
+from nanogpt_kit.train.determinism import add_in_one_order
 from nanogpt_kit.train.vector_instructions import all_instructions_work
 from nanogpt_kit.train.world import World
 
@@ -139,8 +139,8 @@ class CompileChoice:
             options["cpp_wrapper"] = True  # kernels are called from C++, too: threads do not wait for Python's lock
             if all_instructions_work():
                 options["cpp.vec_isa_ok"] = True
-            if graph_pass := embedding_gradient_pass():
-                options["post_grad_custom_pre_pass"] = graph_pass
+        if ctx.device == "cpu":
+            add_in_one_order()
         if options_change:  # else every window is compiled for, up to a limit beyond which nothing is compiled
             torch._dynamo.config.allow_unspec_int_on_nn_module = True
         for module in [model] if ctx.world_size == 1 else transformer_blocks(model) or [model]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -36,6 +36,7 @@ from nanogpt_kit.train.compile_record import CompileMemory
 from nanogpt_kit.train.context import resolve_run_context
 from nanogpt_kit.train.cores import CoreAllocation, ThreadedModel
 from nanogpt_kit.train.data_record import check_same_data, record_data
+from nanogpt_kit.train.determinism import restored_determinism
 from nanogpt_kit.train.efficiency import Efficiency
 from nanogpt_kit.train.evaluation import check_evaluators
 from nanogpt_kit.train.machine import choices_before_context, choices_in_context
@@ -233,30 +234,10 @@ def machine_settings(experiment: Experiment, ctx: RunContext, vocab_size: int) -
         keep_freed_memory()
     try:
         precision = Precision(ctx.precision, ctx.device)
-        exact = same_bits_in_each_run() if ctx.device == "cpu" else nullcontext()
-        with precision.matmul_precision(), limited_threads(cores.chunks * cores.threads), exact:
+        with precision.matmul_precision(), limited_threads(cores.chunks * cores.threads), restored_determinism():
             yield cores
     finally:
         torch.set_num_threads(threads)
-
-
-@contextmanager
-def same_bits_in_each_run() -> Iterator[None]:
-    """While entered, no operation on a CPU adds in the order in which its threads happen to arrive.
-
-    Of compiled code this is the gradient of an embedding, where threads share a window: rows of a token that occurs
-    several times were added atomically.
-    """
-    before = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
-    deterministic: Any = torch.utils.deterministic
-    fills = deterministic.fill_uninitialized_memory
-    torch.use_deterministic_algorithms(True, warn_only=True)
-    deterministic.fill_uninitialized_memory = False  # which would take time for every new tensor
-    try:
-        yield
-    finally:
-        torch.use_deterministic_algorithms(before[0], warn_only=before[1])
-        deterministic.fill_uninitialized_memory = fills
 
 
 def select_gpu(world: World) -> None:

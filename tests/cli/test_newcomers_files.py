@@ -31,14 +31,14 @@ MISTAKES = {  # what is in the file -> what is written instead, and the error wi
     "[sample]": [
         (
             "[callback]\nconsole = false\n[sample]",
-            """41: callback.console: to leave a component out, give the list without""",
+            """42: callback.console: to leave a component out, give the list without""",
         ),
         ("[sampler]\ntemp = 0.5\n[sample]", "did you mean 'temperature'?"),
         (
             "[optimizer.group]\nmatch = 'wte'\n[sample]",
-            "40: optimizer.group: should be a list, as in [[optimizer.group]], got {",
+            "41: optimizer.group: should be a list, as in [[optimizer.group]], got {",
         ),
-        ("[sample]\nstop = 'x'", """41: sample.stop: should be a list, as in stop = ["x"], got 'x'"""),
+        ("[sample]\nstop = 'x'", """42: sample.stop: should be a list, as in stop = ["x"], got 'x'"""),
     ],
 }
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +17,18 @@ from nanogpt_kit.core.experiment import Experiment
 Values = dict[str, Any]
 SHIPPED = Path(nanogpt_kit.__path__[0]).parent / "experiments"
 
-OTHER_VALUES = (
-    *(0, 1, -1, 2, 10**13, 0.0, 1.0, 0.5, 1.5, True, "", "x", "auto", "gelu", "adamw", "nanogpt-kit/adamw"),
-    *([], [1], ["x"], [0.5, 0.5], [0.5, 1.0], ["top_k"], [{"use": "greedy"}], {}, {"use": "x"}, {"use": "adamw"}),
+PLAIN_VALUES = (
+    *(0, 1, -1, 2, 10**13, 0.0, 1.0, 0.5, 1.5, True, "", "x", "auto"),
+    *([], [1], ["x"], [0.5, 0.5], [0.5, 1.0], {}, {"use": "x"}),
 )
+NAMES = (
+    "gelu",
+    "adamw",
+    "nanogpt-kit/adamw",
+    ["top_k"],
+    [{"use": "greedy"}],
+    {"use": "adamw"},
+)  # to other options: "x"
 
 BASE = """
 name = "base"
@@ -106,10 +114,13 @@ def values_of(path: Path) -> Values:
     return tomli.loads(path.read_text(encoding="utf-8"))
 
 
-def mutations(values: Values) -> Iterator[tuple[str, Values]]:
-    """Every key with other values, misspelt and left out, and every table with a key too many."""
+def mutations(values: Values, slots: Collection[str] | None = None) -> Iterator[tuple[str, Values]]:
+    """Every key with other values, misspelt and left out, and every table with a key too many.
+
+    Only those of `slots` take names of components; None: any may."""
     for key in keys(values):
-        for other in OTHER_VALUES if key != ("extends",) else ():  # `refusal` reads it from the file
+        others = (*PLAIN_VALUES, *(NAMES if slots is None or key[-1] in slots else ()))
+        for other in others if key != ("extends",) else ():  # `refusal` reads it from the file
             yield f"{key} = {other!r}", changed(values, key, lambda at, part, other=other: at.__setitem__(part, other))
         yield f"without {key}", changed(values, key, lambda at, part: at.pop(part))
         if isinstance(key[-1], str):

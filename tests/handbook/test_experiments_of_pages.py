@@ -28,6 +28,7 @@ def test_every_block_of_toml_is_part_of_an_experiment(page: Path, tmp_path: Path
     blocks = blocks_of(page)
     for block in blocks:
         if name := block.marker("file"):
+            (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
             (tmp_path / name).write_text(block.text, encoding="utf-8")
     wrong = [f"{block}: {problem}" for block in blocks if (problem := problem_of(block, tmp_path))]
     assert not wrong, "\n".join(wrong)

@@ -108,7 +108,7 @@ def test_a_learning_rate_by_name_is_that_of_torchs_own_groups(tiny: Path, monkey
 
 def test_its_run_is_reported_resumed_and_sampled(tiny: Path, capsys: pytest.CaptureFixture[str]) -> None:
     whole = session.run(experiment_of(tiny))
-    assert "embedding 0.003, vector 0.00075 to 0.003, matrix 0.00075 to 0.003" in capsys.readouterr().err
+    assert "embedding 0.003, vector 0.00075 to 0.003, matrix 0.00075 to 0.003" in capsys.readouterr().out
 
     part = session.run(experiment_of(tiny, "train.steps=3"))
     resumed = session.run(experiment_of(tiny), resume=str(part.path))

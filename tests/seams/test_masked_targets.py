@@ -332,7 +332,7 @@ def test_the_page_shows_the_component_and_what_it_makes_of_its_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     page = (CONVERSATIONS.parents[3] / "docs" / "guide" / "masked-targets.md").read_text(encoding="utf-8")
-    (code,), (toml,), (line,), (text,) = (
+    (code, _), (toml,), (line,), (text,) = (  # the second one in Python is quoted from the kit
         re.findall(rf"^```{language}\n(.*?)^```", page, re.DOTALL | re.MULTILINE)
         for language in ("python", "toml", "jsonl", "text")
     )

@@ -28,7 +28,6 @@ from nanogpt_kit.testing.conformance import ignore_torch_warnings
 from nanogpt_kit.train import compile as compiling
 from nanogpt_kit.train import session
 from nanogpt_kit.train.compile import CompileChoice
-from nanogpt_kit.train.embedding_gradient import embedding_gradient_pass
 from nanogpt_kit.train.recomputation import checkpoint_activations
 from nanogpt_kit.train.trainer import Trainer
 
@@ -191,7 +190,6 @@ def test_on_a_cpu_kernels_are_called_without_pythons_lock(monkeypatch: pytest.Mo
     monkeypatch.setattr(compiling, "all_instructions_work", lambda: False)
     monkeypatch.setattr(nn.Module, "compile", lambda module, **options: asked.append(options["options"]))
     CompileChoice(mode, "").apply(nn.Linear(2, 2), CPU, micro_steps=1, equal_steps=True, options_change=False)
-    assert asked[0].pop("post_grad_custom_pre_pass").uuid() == embedding_gradient_pass().uuid()
     assert asked == [{**list_mode_options(mode), "cpp_wrapper": True}]
 
 

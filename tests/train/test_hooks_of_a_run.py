@@ -101,7 +101,7 @@ def test_every_hook_is_called_at_its_time(tiny: Path) -> None:
 
 
 def test_every_hook_is_documented_with_its_arguments() -> None:
-    told = (Path(__file__).parents[2] / "docs" / "reference" / "kinds" / "callback.md").read_text(encoding="utf-8")
+    told = (Path(__file__).parents[2] / "docs" / "reference" / "hooks.md").read_text(encoding="utf-8")
     for name in HOOKS:
         hook = getattr(RunHooks, name)
         arguments = ", ".join(hook.__code__.co_varnames[1 : hook.__code__.co_argcount])

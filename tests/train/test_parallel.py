@@ -88,9 +88,9 @@ def test_any_number_of_ranks_sees_the_same_batches_and_gets_the_same_losses(
     more = (
         micro,
         f"model.dropout={dropout}",
-        "train.steps=20",
-        "evaluate.every_steps=10",
-        "checkpoint.every_steps=20",
+        "train.steps=8",
+        "evaluate.every_steps=4",
+        "checkpoint.every_steps=8",
         "name=n{}",
     )
     wanted = [run(tiny, size, *(word.format(size) for word in more)) for size in (1, 2, 4)]
@@ -143,10 +143,10 @@ def test_groups_and_frozen_weights_are_the_same_on_any_number_of_ranks(tiny: Pat
 
 
 def test_a_run_goes_from_ddp_to_fsdp_to_single_and_back(tiny: Path) -> None:
-    more = ("train.steps=16", "checkpoint.every_steps=4", "checkpoint.keep_last=9", "callback=['ema']")
+    more = ("train.steps=8", "checkpoint.every_steps=2", "checkpoint.keep_last=9", "callback=['ema']")
     kinds = ["ddp", "fsdp", "single", "fsdp"]
     wanted = [
-        run(tiny, 1 if kind == "single" else 2, f"parallel={kind}", *more, "name=mixed", kill=[0, 4 * number + 5])
+        run(tiny, 1 if kind == "single" else 2, f"parallel={kind}", *more, "name=mixed", kill=[0, 2 * number + 3])
         for number, kind in enumerate(kinds[:-1])
     ]
     for number, each in enumerate(wanted):
@@ -160,7 +160,7 @@ def test_a_run_goes_from_ddp_to_fsdp_to_single_and_back(tiny: Path) -> None:
         line["step"]
         for line in read_metrics(RunFolder(Path(last["ranks"][0]["folder"])).metrics)
         if "train/loss" in line
-    ] == [*range(1, 17)]
+    ] == [*range(1, 9)]
     assert losses(last) == pytest.approx(losses(whole), abs=1e-5)
     assert_close(weights(last), weights(whole))
     averages = [load_run(answer["ranks"][0]["folder"], weights="ema").model for answer in (last, whole)]
