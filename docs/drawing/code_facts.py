@@ -61,11 +61,12 @@ def imported_modules(path: Path) -> set[str]:
 
 
 def require_text(path: str, name: str, *texts: str) -> None:
-    """That the definition of a name contains these pieces of code."""
+    """That the definition of a name contains these pieces of code, in this order."""
     node = definition(path, name)
-    source = "\n".join(lines_of(path)[node.lineno - 1 : node.end_lineno])
-    missing = [text for text in texts if text not in source]
-    assert not missing, f"{name} in {path} has no {missing}: a drawing says so"
+    rest = "\n".join(lines_of(path)[node.lineno - 1 : node.end_lineno])
+    for text in texts:
+        _, found, rest = rest.partition(text)
+        assert found, f"{name} in {path} has no {text!r} where a drawing says so"
 
 
 def require_option(owner: type, *names: str) -> None:
