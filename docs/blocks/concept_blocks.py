@@ -53,7 +53,10 @@ CALLS: dict[str, list[tuple[str, str, str]]] = {
     "sampler": [("generate/decode.py", "Decoder.transform", "sampler.transform(")],
     "evaluator": [("train/evaluation.py", "Evaluation.measure", "evaluator.evaluate(self)")],
     "callback": [("train/trainer.py", "Trainer.take_step", "self.hooks.call(")],
-    "format": [("interop/source.py", "read_source", ".format.read("), ("interop/exporting.py", "write_exported", ".format.write(")],
+    "format": [
+        ("interop/source.py", "read_source", ".format.read("),
+        ("interop/exporting.py", "write_exported", ".format.write("),
+    ],
 }
 GIVES = {  # what passes between the kit and a component of the kind
     "dataset": "documents of a split, as text",
