@@ -1,7 +1,7 @@
 """An SVG of boxes, arrows and text whose colours follow a light or a dark page.
 
-Lengths are in CSS pixels. Colours are names of PALETTE; text is set in the reader's sans-serif or monospaced font, whose
-width is not known, so boxes are wider than their text.
+Lengths are in CSS pixels. Colours are names of PALETTE; text is set in the reader's sans-serif or monospaced font,
+whose width is not known, so boxes are wider than their text.
 """
 
 from __future__ import annotations
