@@ -22,7 +22,7 @@ from click.testing import CliRunner
 sys.path.append(str(Path(__file__).parent))
 from blocks.api_blocks import api_block
 from blocks.code_blocks import code_block, with_lines
-from blocks.concept_blocks import concepts_block, interactions_block, tags_block, words_block
+from blocks.concept_blocks import concepts_block, imports_block, interactions_block, tags_block, words_block
 from blocks.kind_blocks import example_block, interface_block, suite_block
 from blocks.markdown_tables import table
 from blocks.plugin_blocks import listed_block, plugins_block
@@ -179,6 +179,7 @@ BLOCKS: dict[str, Callable[[str], str]] = {
     "concepts": concepts_block,
     "tags": tags_block,
     "interactions": interactions_block,
+    "imports": imports_block,
     "words": words_block,
     "excerpt": excerpt_block,
     "exits": exits_block,

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import ast
 import re
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import tomli
+from drawing.code_facts import PACKAGE, ROOT, imported_modules
 
 from blocks.code_blocks import definition, lines_of
 from blocks.markdown_tables import table
 from nanogpt_kit.core import kinds
+from nanogpt_kit.core.class_source import first_sentence
 
-ROOT = Path(__file__).parents[2]
 CONCEPTS = ROOT / "docs" / "maps" / "concepts.toml"
 TAGS = ("architecture", "training", "data", "generation", "implementation")
 # Kind: where the kit calls its components, as (file, definition, the call)
@@ -134,6 +136,23 @@ def caller_link(call: tuple[str, str, str]) -> str:
     source = "\n".join(lines_of(path)[node.lineno - 1 : node.end_lineno])
     assert text in source, f"{name} in {path} has no {text!r}"
     return f"[`{name}`](/{path}#L{node.lineno})"
+
+
+def imports_block(files: str) -> str:
+    """For each file, below the package: what it is, and the files of the kit that it imports."""
+    rows: list[list[object]] = []
+    for file in files.split():
+        path = PACKAGE / file
+        summary = first_sentence(ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or "")
+        imported = sorted(filter(None, map(file_of, imported_modules(path))))
+        rows.append([f"[`{file}`](/nanogpt_kit/{file})", summary, ", ".join(f"`{one}`" for one in imported)])
+    return table(["file", "what it is", "imports"], rows)
+
+
+def file_of(module: str) -> str:
+    """The file of a module, below the package; "" for a package, a name in a module, and what is not of the kit."""
+    path = ROOT / Path(*module.split(".")).with_suffix(".py")
+    return path.relative_to(PACKAGE).as_posix() if path.is_relative_to(PACKAGE) and path.is_file() else ""
 
 
 def words_block(_: str) -> str:
