@@ -108,3 +108,17 @@ def test_every_metric_of_a_run_is_listed(tmp_path: Path, monkeypatch: pytest.Mon
     patterns = [re.sub(r"<\w+>", ".+", re.escape(name).replace(r"\<", "<").replace(r"\>", ">")) for name in names]
     patterns.remove(".+/.+")  # of modules, which would match everything
     assert not {key for key in found if not any(re.fullmatch(pattern, key) for pattern in patterns)}
+
+
+def test_every_word_of_the_kit_is_in_the_glossary() -> None:
+    contributing = (REFERENCE.parents[1] / "CONTRIBUTING.md").read_text(encoding="utf-8").partition("## Glossary\n")[2]
+    words = [line.split(" | ")[0].strip("| ") for line in contributing.splitlines() if line.startswith("| ")][1:]
+    glossary = (REFERENCE.parent / "maps" / "glossary.md").read_text(encoding="utf-8")
+    assert len(words) > 80
+    assert not [word for word in words if f"| **{word}** |" not in glossary]
+
+
+def test_every_concept_has_its_place_in_the_index() -> None:
+    index = (REFERENCE.parent / "maps" / "concept-index.md").read_text(encoding="utf-8")
+    pages = {path.name for path in (REFERENCE.parent / "concepts").glob("*.md")} - {"index.md"}
+    assert {name for name in pages if f"(../concepts/{name})" in index} == pages
