@@ -13,7 +13,7 @@ def inline(app: Sphinx, doctree: nodes.document, name: str) -> None:
         return
     for node in list(doctree.findall(nodes.image)):
         path = Path(app.srcdir) / node["uri"]
-        if path.suffix == ".svg" and path.parent.name == "figures":
+        if path.suffix == ".svg" and path.parent.name == "figures" and path.is_file():  # Sphinx warns else
             svg = path.read_text(encoding="utf-8").partition("?>")[2]
             node.replace_self(nodes.raw("", f'<div class="drawing">{svg}</div>', format="html"))
 
