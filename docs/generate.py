@@ -22,7 +22,7 @@ from click.testing import CliRunner
 sys.path.append(str(Path(__file__).parent))
 from blocks.api_blocks import api_block
 from blocks.code_blocks import code_block, with_lines
-from blocks.concept_blocks import concepts_block, interactions_block, tags_block, words_block
+from blocks.concept_blocks import concepts_block, imports_block, interactions_block, tags_block, words_block
 from blocks.kind_blocks import example_block, interface_block, suite_block
 from blocks.markdown_tables import table
 from blocks.plugin_blocks import listed_block, plugins_block
@@ -51,10 +51,6 @@ from nanogpt_kit.core.shipped import read_header, shipped_experiments
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").rglob("*.md")])
-BLOCK = re.compile(
-    r"(?P<start><!-- (?P<kind>(?!needs|file|exit)[a-z]+): (?P<arguments>[^>]*?) -->\n).*?(?P<end><!-- end -->)",
-    re.DOTALL,
-)
 OTHER_TABLES: dict[str, type[Options]] = {"experiment": Experiment, "optimizer.group": kinds.ParameterGroup}
 HELP_WIDTH = 100  # columns of the help texts
 # Lines of the base classes that tell the author of a component nothing
@@ -183,6 +179,7 @@ BLOCKS: dict[str, Callable[[str], str]] = {
     "concepts": concepts_block,
     "tags": tags_block,
     "interactions": interactions_block,
+    "imports": imports_block,
     "words": words_block,
     "excerpt": excerpt_block,
     "exits": exits_block,
@@ -192,6 +189,9 @@ BLOCKS: dict[str, Callable[[str], str]] = {
     "record": record_block,
     "python": python_block,
 }
+BLOCK = re.compile(
+    rf"(?P<start><!-- (?P<kind>{'|'.join(BLOCKS)}): (?P<arguments>[^>]*?) -->\n).*?(?P<end><!-- end -->)", re.DOTALL
+)
 
 
 def generated(page: Path) -> str:

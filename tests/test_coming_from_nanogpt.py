@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from nanogpt_kit.interop.nanogpt_options import DEFAULTS, ELSEWHERE
+from tests.handbook.pages import blocks_of
 from tests.nanogpt_names import CONFIG, OPTIONS
 
 ROOT = Path(__file__).parents[1]
@@ -59,7 +60,7 @@ def test_the_page_is_short() -> None:
 
 def example() -> Iterator[list[str]]:
     """The arguments of each command of the example."""
-    (block,) = re.findall(r"<!-- example -->\n```sh\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)
+    (block,) = (block.text for block in blocks_of(PAGE) if block.marker("needs") == "nanoGPT")
     for line in block.replace("\\\n", " ").splitlines():
         program, *words = shlex.split(line, comments=True)
         assert program == "nanogpt-kit"

@@ -2,36 +2,35 @@
 
 from __future__ import annotations
 
+import ast
 import re
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import tomli
+from drawing.code_facts import PACKAGE, ROOT, imported_modules
 
 from blocks.code_blocks import definition, lines_of
 from blocks.markdown_tables import table
 from nanogpt_kit.core import kinds
+from nanogpt_kit.core.class_source import first_sentence
 
-ROOT = Path(__file__).parents[2]
 CONCEPTS = ROOT / "docs" / "maps" / "concepts.toml"
 TAGS = ("architecture", "training", "data", "generation", "implementation")
 # Kind: where the kit calls its components, as (file, definition, the call)
 CALLS: dict[str, list[tuple[str, str, str]]] = {
-    "dataset": [
-        ("data/chunks.py", "document_parts", "document"),
-        ("data/chunks.py", "source_chunks", "documents_with_split"),
-    ],
+    "dataset": [("data/chunks.py", "source_chunks", ".documents_with_split()")],
     "tokenizer": [
-        ("data/encode.py", "encode_chunk", "encode_batch"),
-        ("generate/generator.py", "TextGenerator.generate_batches", "encoder"),
+        ("data/encode.py", "encode_chunk", ".encode_batch("),
+        ("generate/generator.py", "TextGenerator.generate_batches", "StreamedText(self.encoder"),
     ],
-    "order": [("data/batches.py", "Batches.starts", "starts(")],
+    "order": [("data/batches.py", "Batches.starts", ".order.starts(")],
     "model": [
         ("train/trainer.py", "Trainer.accumulate", "self.parallel(*windows)"),
         ("generate/decoding_model.py", "DecodingModel.run_eager", "self.model("),
     ],
-    "init": [("nn/initial_weights.py", "build_initialized", "apply(")],
+    "init": [("nn/initial_weights.py", "build_initialized", ".init.apply(")],
     "mixer": [("components/model/gpt.py", "Block.forward", "self.attn(")],
     "attention": [("components/mixer/softmax.py", "SelfAttention.forward", "self.attention(")],
     "position": [
@@ -45,18 +44,21 @@ CALLS: dict[str, list[tuple[str, str, str]]] = {
     "mlp": [("components/model/gpt.py", "Block.forward", "self.mlp(")],
     "loss": [("components/model/gpt.py", "Transformer.forward", "self.loss(")],
     "optimizer": [
-        ("nn/optimizers.py", "build_optimizer", "build("),
+        ("nn/optimizers.py", "build_optimizer", ".optimizer.build("),
         ("train/trainer.py", "Trainer.update", "self.scaler.step(self.optimizer)"),
     ],
-    "schedule": [("train/schedules.py", "Schedules.apply", "checked_multiplier")],
+    "schedule": [("train/schedules.py", "Schedules.apply", "checked_multiplier(")],
     "parallel": [
-        ("train/setup.py", "Setup.parallel_model", "wrap("),
+        ("train/setup.py", "Setup.parallel_model", ".parallel.wrap("),
         ("train/trainer.py", "Trainer.update", "self.parallel.clip("),
     ],
-    "sampler": [("generate/decode.py", "Decoder.transform", "transform(")],
-    "evaluator": [("train/evaluation.py", "run_evaluators", "evaluat")],
+    "sampler": [("generate/decode.py", "Decoder.transform", "sampler.transform(")],
+    "evaluator": [("train/evaluation.py", "Evaluation.measure", "evaluator.evaluate(self)")],
     "callback": [("train/trainer.py", "Trainer.take_step", "self.hooks.call(")],
-    "format": [("interop/importing.py", "import_run", "read"), ("interop/exporting.py", "write_exported", "write")],
+    "format": [
+        ("interop/source.py", "read_source", ".format.read("),
+        ("interop/exporting.py", "write_exported", ".format.write("),
+    ],
 }
 GIVES = {  # what passes between the kit and a component of the kind
     "dataset": "documents of a split, as text",
@@ -134,6 +136,23 @@ def caller_link(call: tuple[str, str, str]) -> str:
     source = "\n".join(lines_of(path)[node.lineno - 1 : node.end_lineno])
     assert text in source, f"{name} in {path} has no {text!r}"
     return f"[`{name}`](/{path}#L{node.lineno})"
+
+
+def imports_block(files: str) -> str:
+    """For each file, below the package: what it is, and the files of the kit that it imports."""
+    rows: list[list[object]] = []
+    for file in files.split():
+        path = PACKAGE / file
+        summary = first_sentence(ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or "")
+        imported = sorted(filter(None, map(file_of, imported_modules(path))))
+        rows.append([f"[`{file}`](/nanogpt_kit/{file})", summary, ", ".join(f"`{one}`" for one in imported)])
+    return table(["file", "what it is", "imports"], rows)
+
+
+def file_of(module: str) -> str:
+    """The file of a module, below the package; "" for a package, a name in a module, and what is not of the kit."""
+    path = ROOT / Path(*module.split(".")).with_suffix(".py")
+    return path.relative_to(PACKAGE).as_posix() if path.is_relative_to(PACKAGE) and path.is_file() else ""
 
 
 def words_block(_: str) -> str:

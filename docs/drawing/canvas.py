@@ -1,13 +1,13 @@
 """An SVG of boxes, arrows and text whose colours follow a light or a dark page.
 
-Lengths are in CSS pixels. Colours are names of PALETTE; text is set in the reader's sans-serif or monospaced font, of
-which only estimates of the width are known, so boxes are a little wider than their text.
+Lengths are in CSS pixels. Colours are names of PALETTE; text is set in the reader's sans-serif or monospaced font,
+whose width is not known, so boxes are wider than their text.
 """
 
 from __future__ import annotations
 
 import html
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 PALETTE = {  # name: (on a light page, on a dark page); the same values as in docs/site/static/site.css
@@ -27,10 +27,8 @@ PALETTE = {  # name: (on a light page, on a dark page); the same values as in do
     "red-line": ("#cf222e", "#f85149"),
     "violet-line": ("#8250df", "#ab7df8"),
 }
-FILLS = ("paper", "blue", "green", "yellow", "red", "violet", "gray")
 SIZE = 14  # of text
 LINE_HEIGHT = 1.3  # of the size
-WIDTH_OF_A_CHARACTER = {"sans": 0.54, "mono": 0.61}  # of the size, on average
 Point = tuple[float, float]
 
 
@@ -131,16 +129,9 @@ class Canvas:
             middle += size * LINE_HEIGHT
         return middle - size * LINE_HEIGHT / 2
 
-    def arrow(
-        self, *points: Point, color: str = "line", label: str = "", dashed: bool = False, width: float = 1.5
-    ) -> None:
-        """A line through points, with a head at its end and a label beside its middle."""
+    def arrow(self, *points: Point, color: str = "line", dashed: bool = False, width: float = 1.5) -> None:
+        """A line through points, with a head at its end."""
         self.line(points, color=color, dashed=dashed, width=width, head=True)
-        if label:
-            (x0, y0), (x1, y1) = points[len(points) // 2 - 1], points[len(points) // 2]
-            vertical = abs(x1 - x0) < abs(y1 - y0)
-            x, y = (x0 + x1) / 2 + (6 if vertical else 0), (y0 + y1) / 2 - (0 if vertical else 9)
-            self.text(x, y, label, anchor="start" if vertical else "middle", color="muted", size=SIZE - 2)
 
     def line(
         self,
@@ -164,11 +155,6 @@ class Canvas:
             f'<rect x="{number(x)}" y="{number(y)}" width="{number(width)}" height="{number(height)}" '
             f'style="fill:{named(fill)};opacity:{number(opacity)}"/>'
         )
-
-    def area(self, points: Sequence[Point], *, fill: str, opacity: float = 1) -> None:
-        """A filled polygon."""
-        path = " ".join(f"{number(x)},{number(y)}" for x, y in points)
-        self.elements.append(f'<polygon points="{path}" style="fill:{named(fill)};opacity:{number(opacity)}"/>')
 
     def circle(self, x: float, y: float, radius: float, *, fill: str = "ink") -> None:
         self.elements.append(
@@ -196,12 +182,6 @@ class Canvas:
             "svg.figure rect,svg.figure polyline{stroke-width:1.2}</style>\n"
             f"<defs>{heads}</defs>\n{body}\n</svg>\n"
         )
-
-
-def width_of(text: str, size: float = SIZE, mono: bool = False) -> float:
-    """An estimate of the width of the longest line."""
-    longest = max((len(line) for line in text.splitlines()), default=0)
-    return longest * size * WIDTH_OF_A_CHARACTER["mono" if mono else "sans"]
 
 
 def color(name: str) -> str:

@@ -61,11 +61,12 @@ def imported_modules(path: Path) -> set[str]:
 
 
 def require_text(path: str, name: str, *texts: str) -> None:
-    """That the definition of a name contains these pieces of code."""
+    """That the definition of a name contains these pieces of code, in this order."""
     node = definition(path, name)
-    source = "\n".join(lines_of(path)[node.lineno - 1 : node.end_lineno])
-    missing = [text for text in texts if text not in source]
-    assert not missing, f"{name} in {path} has no {missing}: a drawing says so"
+    rest = "\n".join(lines_of(path)[node.lineno - 1 : node.end_lineno])
+    for text in texts:
+        _, found, rest = rest.partition(text)
+        assert found, f"{name} in {path} has no {text!r} where a drawing says so"
 
 
 def require_option(owner: type, *names: str) -> None:
@@ -92,9 +93,10 @@ def attributes_of(path: str, owner: str) -> list[tuple[str, str]]:
     found = []
     for node in ast.walk(definition(path, f"{owner}.__init__")):
         if isinstance(node, ast.Assign | ast.AnnAssign) and isinstance(node.value, ast.Call):
-            targets = node.targets if isinstance(node, ast.Assign) else [node.target]
-            if isinstance(targets[0], ast.Attribute):
-                found.append((targets[0].attr, ast.unparse(node.value.func).removeprefix("self.")))
+            target = node.targets[0] if isinstance(node, ast.Assign) else node.target
+            for part in target.elts if isinstance(target, ast.Tuple) else [target]:
+                if isinstance(part, ast.Attribute) and ast.unparse(part.value) == "self":
+                    found.append((part.attr, ast.unparse(node.value.func).removeprefix("self.")))
     return found
 
 

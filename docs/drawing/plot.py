@@ -11,7 +11,7 @@ from drawing.canvas import Canvas, Point
 
 @dataclass
 class Plot:
-    """A rectangle of a canvas with an x and a y axis; `log_x` and `log_y` give logarithmic ones."""
+    """A rectangle of a canvas with an x and a y axis; `log_x` gives a logarithmic one."""
 
     canvas: Canvas
     x: float
@@ -21,7 +21,6 @@ class Plot:
     x_range: tuple[float, float]
     y_range: tuple[float, float]
     log_x: bool = False
-    log_y: bool = False
 
     def axes(
         self,
@@ -48,7 +47,7 @@ class Plot:
     def at(self, x: float, y: float) -> Point:
         """Where a point of the data is on the canvas."""
         along = fraction(x, self.x_range, self.log_x)
-        up = fraction(y, self.y_range, self.log_y)
+        up = fraction(y, self.y_range)
         return self.x + along * self.width, self.y + self.height - up * self.height
 
     def line(
@@ -63,7 +62,7 @@ class Plot:
         self.canvas.text(*self.at(x, y), text, color=color, anchor=anchor, size=13)
 
 
-def fraction(value: float, bounds: tuple[float, float], logarithmic: bool) -> float:
+def fraction(value: float, bounds: tuple[float, float], logarithmic: bool = False) -> float:
     low, high = bounds
     if logarithmic:
         return (math.log(value) - math.log(low)) / (math.log(high) - math.log(low))

@@ -65,6 +65,8 @@ def new(ctx: click.Context, file: str, template: str, config: str | None, source
     Nothing is overwritten. The name of the experiment is that of the file.
     """
     check_no_more_words(ctx.args, file, sources)
+    if "" in sources:
+        raise KitError("command line: --source is empty; expected a file, a folder or a glob")
     path = new_path(file)
     name = experiment_name(path.stem)
     if config is not None:
@@ -109,6 +111,8 @@ def new_path(file: str) -> Path:
         raise KitError(f"{path} exists, and nothing is overwritten; choose another name")
     if not path.parent.is_dir():
         folder = shlex.quote(str(path.parent))
+        if os.path.lexists(path.parent):
+            raise KitError(f"{path}: {folder} is not a folder")
         raise KitError(f"{path}: the folder {folder} does not exist; `mkdir -p {folder}` makes it")
     return path
 

@@ -147,7 +147,7 @@ def toml_value(value: Any) -> str:
         return f"[{', '.join(map(toml_value, value))}]"
     if isinstance(value, int) and not isinstance(value, bool) and value >= GROUPED:
         return f"{value:_}"
-    return tomli_w.dumps({"x": value}).partition("= ")[2].strip()
+    return printable(tomli_w.dumps({"x": value}).partition("= ")[2].strip())
 
 
 def comment_line(text: str) -> str:

@@ -145,7 +145,8 @@ def test_what_has_the_name_of_the_schema_is_kept(kind: str, command: Command) ->
         (["there"], "there.toml exists, and nothing is overwritten; choose another name"),
         (["link.toml"], "link.toml exists, and nothing is overwritten; choose another name"),
         (["a b/x.toml"], "a b/x.toml: the folder 'a b' does not exist; `mkdir -p 'a b'` makes it"),
-        (["there.toml/x"], "there.toml/x.toml: the folder there.toml does not exist; `mkdir -p there.toml` makes it"),
+        (["there.toml/x"], "there.toml/x.toml: there.toml is not a folder"),
+        (["x", "--source", ""], "command line: --source is empty; expected a file, a folder or a glob"),
         (["notes"], "'notes' is a folder, so it is not an experiment; `nanogpt-kit new notes.toml --source notes`"),
         (
             ["book.txt"],

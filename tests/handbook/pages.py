@@ -75,10 +75,6 @@ def blocks_of(page: Path) -> list[Block]:
     return parse(page.read_text(encoding="utf-8"), page)[0]
 
 
-def comments_of(page: Path) -> list[Comment]:
-    return parse(page.read_text(encoding="utf-8"), page)[1]
-
-
 def parse(text: str, page: Path) -> tuple[list[Block], list[Comment]]:
     """The blocks and the comments of a page. A fence that is not closed ends with the page."""
     blocks: list[Block] = []

@@ -9,7 +9,19 @@ from pathlib import Path
 
 import pytest
 
-from tests.handbook.pages import MARKERS, NEEDS, PAGES, ROOT, Block, blocks_of, commands_of, outside_blocks, parse
+from tests.handbook.pages import (
+    CONCEPTS,
+    MARKERS,
+    NEEDS,
+    PAGES,
+    ROOT,
+    TUTORIAL,
+    Block,
+    blocks_of,
+    commands_of,
+    outside_blocks,
+    parse,
+)
 
 MOST_LINES = 300
 RUN_BY_CI = {("README.md", "run"), ("README.md", "test")}  # by name in .ci/run
@@ -162,6 +174,32 @@ def test_commands_are_split_as_the_shell_reads_them() -> None:
     assert commands_of(block) == ["ls \\\n  -l", "x='a\nb'", loop, document, 'echo "$(pwd)" # (', function]
 
 
+@pytest.mark.parametrize("page", PAGES, ids=ids)
+def test_every_generated_block_ends_before_the_next_begins(page: Path) -> None:
+    _, comments = parse(page.read_text(encoding="utf-8"), page)
+    marks = [comment for comment in comments if comment.name in {*GENERATORS, "end"}]
+    assert all(mark.name in GENERATORS for mark in marks[::2]), marks
+    assert all(mark.name == "end" for mark in marks[1::2]), marks
+    assert len(marks) % 2 == 0, f"{marks[-1]} has no end"
+
+
+# Forms
+
+
+@pytest.mark.parametrize("page", sorted(TUTORIAL.glob("0*.md")), ids=ids)
+def test_a_page_of_the_tutorial_ends_with_an_exercise_and_its_solution(page: Path) -> None:
+    headings = re.findall(r"^## (.*)$", page.read_text(encoding="utf-8"), re.MULTILINE)
+    assert headings[-3:] == ["Exercise", "Solution", "Where to go next"]
+
+
+@pytest.mark.parametrize("page", sorted(set(CONCEPTS.glob("*.md")) - {CONCEPTS / "index.md"}), ids=ids)
+def test_a_concept_has_lines_of_code_and_a_figure(page: Path) -> None:
+    text = page.read_text(encoding="utf-8")
+    assert re.search(r"^<!-- code: .*\.py ", text, re.MULTILINE)
+    assert IMAGE.search(text)
+    assert {"What goes wrong", "Try it", "Sources"} <= set(re.findall(r"^## (.*)$", text, re.MULTILINE))
+
+
 # Fences
 
 
@@ -198,6 +236,12 @@ def test_every_figure_is_embedded_in_a_page() -> None:
     embedded = {(page.parent / target).resolve() for page in PAGES for _, target in images_of(page)}
     figures = {path.resolve() for path in (ROOT / "docs" / "figures").iterdir()}
     assert not (unused := sorted(path.name for path in figures - embedded)), unused
+
+
+def test_every_drawing_has_the_module_that_draws_it() -> None:
+    modules = {path.stem.replace("_", "-") for path in (ROOT / "docs" / "drawing" / "figures").glob("[a-z]*.py")}
+    drawings = {path.stem for path in (ROOT / "docs" / "figures").glob("*.svg")}
+    assert drawings == modules, drawings ^ modules
 
 
 @pytest.mark.parametrize("page", PAGES, ids=ids)

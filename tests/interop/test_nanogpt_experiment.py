@@ -246,7 +246,9 @@ HOSTILE = "x\n[train]\nsteps = 1 # \x1b[31m\u202e\"'''"
 def test_no_text_of_the_file_ends_a_comment_or_a_string(write: Write) -> None:
     path = write(out_dir=HOSTILE, wandb_project=HOSTILE, wandb_run_name=HOSTILE, max_iters=7)
     assert values_of(path) == values_of(write(max_iters=7))
-    values = values_of(write(dataset='a"b\\c\u202e', max_iters=7))
+    path = write(dataset='a"b\\c\u202e', max_iters=7)
+    assert "\u202e" not in experiment_of_nanogpt(path, "mine").text  # it would reverse the line in an editor
+    values = values_of(path)
     assert (values["dataset"]["source"], values["train"]["steps"]) == ('data/a"b\\c\u202e', 7)
     assert faults_of(write(out_dir=HOSTILE, init_from="resume"))[0].startswith("1: out_dir should be the folder of")
 

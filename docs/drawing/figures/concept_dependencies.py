@@ -29,15 +29,16 @@ def draw() -> Canvas:
         "Each concept stands below those to read before it; the colour is its first tag.",
     )
     places: dict[str, tuple[float, float]] = {}
+    bends: dict[str, float] = {}  # the height at which its arrows turn, so that those of neighbours differ
     for row, level in enumerate(levels):
         left = 4 + (widest - len(level)) * COLUMN / 2
         for column, concept in enumerate(level):
             places[concept["name"]] = left + column * COLUMN, 5 + row * ROW
+            bends[concept["name"]] = 5 + row * ROW + HEIGHT + 10 + 9 * (column % 2)
     for concept in concepts():
         x, y = places[concept["name"]]
-        for name in concept["after"]:
-            start_x, start_y = places[name]
-            bend = start_y + HEIGHT + 18
+        for name in not_implied(concept["after"]):
+            (start_x, start_y), bend = places[name], bends[name]
             start, end = start_x + WIDTH / 2, x + WIDTH / 2
             canvas.line([(start, start_y + HEIGHT), (start, bend), (end, bend), (end, y)], head=True, width=1)
     for concept in concepts():
@@ -47,6 +48,17 @@ def draw() -> Canvas:
         canvas.box(10, 10 + 22 * row, 14, 14, fill=fill)
         canvas.text(30, 17 + 22 * row, tag, anchor="start", size=12, color="muted")
     return canvas
+
+
+def not_implied(names: list[str]) -> list[str]:
+    """Those that none of the others needs already."""
+    return [name for name in names if not any(name in needed_by(other) for other in names)]
+
+
+def needed_by(name: str) -> set[str]:
+    """All concepts to read before this one."""
+    after = next(one["after"] for one in concepts() if one["name"] == name)
+    return {*after, *(further for inner in after for further in needed_by(inner))}
 
 
 def in_lines(text: str) -> str:

@@ -10,7 +10,7 @@ DECODE = "nanogpt_kit/generate/decode.py"
 
 
 def draw() -> Canvas:
-    require_text(DECODE, "Decoder.draw_next", "draw_tokens", "self.transform")
+    require_text(DECODE, "Decoder.draw_next", "self.transform", "draw_tokens")
     stages = [
         Stage("a run's checkpoint: weights, tokenizer", "generate/load.py", "load_run", "TextGenerator", "blue"),
         Stage(

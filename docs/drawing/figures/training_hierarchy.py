@@ -14,6 +14,7 @@ MEANINGS = {
     "scaler": "scales the loss in fp16",
     "batches": "the windows of each step, prefetched",
     "resume_point": "the newest checkpoint, if there is one",
+    "model": "the network, with its first weights",
     "finite": "checks losses, gradients and weights",
     "diagnostics": "train.watch, metrics of modules",
     "parallel": "the model over processes: sync, clip",
@@ -31,8 +32,8 @@ MEANINGS = {
 
 
 def draw() -> Canvas:
-    attributes = [(name, made_by) for name, made_by in attributes_of(TRAINER, "Trainer") if name in MEANINGS]
-    assert {name for name, _ in attributes} == MEANINGS.keys(), attributes
+    attributes = attributes_of(TRAINER, "Trainer")
+    assert (found := {name for name, _ in attributes}) == MEANINGS.keys(), found ^ MEANINGS.keys()
     parts = [Part(name, made_by, MEANINGS[name]) for name, made_by in attributes]
     root = Part("Trainer", "train/trainer.py", "train, take_step, update, accumulate", parts)
     return draw_tree("What the training loop holds", "The attributes of Trainer.", root, (160, 370))

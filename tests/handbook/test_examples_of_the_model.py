@@ -1,4 +1,7 @@
-"""The numbers of the worked examples in docs/concepts, computed again: by torch and arithmetic, not by the kit."""
+"""The numbers of the worked examples on the pages of concepts from tokens to a training step, computed again.
+
+They are computed by torch and arithmetic, not by the kit.
+"""
 
 from __future__ import annotations
 
