@@ -69,7 +69,8 @@ def name_fault(name: str) -> str | None:
     if name in ELSEWHERE:
         program, place = ELSEWHERE[name]
         return f"{name!r} is an option of nanoGPT's {program}, which train.py ignores; remove it, and set {place}"
-    return f"nanoGPT's train.py has no option {name!r}{did_you_mean(name, DEFAULTS)}"
+    remedy = "If your fork added it, remove it here; it becomes an option of your component."
+    return f"nanoGPT's train.py has no option {name!r}{did_you_mean(name, DEFAULTS)} {remedy}"
 
 
 def type_fault(name: str, value: Value) -> str | None:

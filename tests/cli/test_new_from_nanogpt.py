@@ -92,3 +92,11 @@ def test_several_faults_are_reported_at_once(command: Command) -> None:
     lines = answer.err.splitlines()
     assert [line.partition(": ")[0] for line in lines] == ["3 errors:", *(f"config.py:{line}" for line in (1, 2, 3))]
     assert "did you mean 'batch_size'?" in lines[2]
+
+
+def test_an_option_that_a_fork_added_is_refused_with_its_line_and_what_to_do(command: Command) -> None:
+    Path("config.py").write_text("max_iters = 5\nwindow = 16\n")
+    answer = command("new", "my", "--from-nanogpt", "config.py")
+    assert (answer.code, Path("my.toml").exists()) == (2, False)
+    assert "config.py:2: " in answer.err and "'window'" in answer.err
+    assert "remove it here" in answer.err and "your component" in answer.err
