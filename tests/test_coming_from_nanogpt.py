@@ -60,7 +60,7 @@ def test_the_page_is_short() -> None:
 
 def example() -> Iterator[list[str]]:
     """The arguments of each command of the example."""
-    (block,) = (block.text for block in blocks_of(PAGE) if block.marker("needs") == "nanoGPT")
+    (block,) = (block.text for block in blocks_of(PAGE) if block.is_run and "--from-nanogpt" in block.text)
     for line in block.replace("\\\n", " ").splitlines():
         program, *words = shlex.split(line, comments=True)
         assert program == "nanogpt-kit"

@@ -98,7 +98,5 @@ def test_an_option_that_a_fork_added_is_refused_with_its_line_and_what_to_do(com
     Path("config.py").write_text("max_iters = 5\nwindow = 16\n")
     answer = command("new", "my", "--from-nanogpt", "config.py")
     assert (answer.code, Path("my.toml").exists()) == (2, False)
-    assert "config.py:2: " in answer.err
-    assert "'window'" in answer.err
-    assert "remove it here" in answer.err
-    assert "your component" in answer.err
+    for part in ("config.py:2: ", "'window'", "remove it here", "your component"):
+        assert part in answer.err
