@@ -79,6 +79,11 @@ def write_program(path: Path, text: str) -> None:
     path.chmod(0o755)
 
 
+def receives_ctrl_c() -> None:
+    """In the new process: a shell that starts the tests in the background has them ignore Ctrl-C."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 class Shell:
     """Commands that are typed one after the other, the first of them in `folder`.
 
@@ -144,6 +149,7 @@ class Shell:
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             start_new_session=True,
+            preexec_fn=receives_ctrl_c,
         )
 
     def _rest(self, process: subprocess.Popen[str]) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 import torch
@@ -63,11 +64,13 @@ def test_compiled_gradients_have_the_same_bits_each_time() -> None:
     assert ATOMIC not in compiled_code(exact=True)
 
 
-def test_the_setting_is_restored() -> None:
+def test_the_setting_is_restored(monkeypatch: pytest.MonkeyPatch) -> None:
+    deterministic: Any = torch.utils.deterministic
+    monkeypatch.setattr(deterministic, "fill_uninitialized_memory", True)
     before = torch.are_deterministic_algorithms_enabled()
     with restored_determinism():
         add_in_one_order()
         assert torch.are_deterministic_algorithms_enabled()
-        assert not torch.utils.deterministic.fill_uninitialized_memory  # type: ignore[attr-defined]
+        assert not deterministic.fill_uninitialized_memory
     assert torch.are_deterministic_algorithms_enabled() == before
-    assert torch.utils.deterministic.fill_uninitialized_memory  # type: ignore[attr-defined]
+    assert deterministic.fill_uninitialized_memory
