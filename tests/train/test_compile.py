@@ -28,6 +28,7 @@ from nanogpt_kit.testing.conformance import ignore_torch_warnings
 from nanogpt_kit.train import compile as compiling
 from nanogpt_kit.train import session
 from nanogpt_kit.train.compile import CompileChoice
+from nanogpt_kit.train.determinism import restored_determinism
 from nanogpt_kit.train.recomputation import checkpoint_activations
 from nanogpt_kit.train.trainer import Trainer
 
