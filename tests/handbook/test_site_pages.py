@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -13,7 +12,12 @@ from tests.handbook.pages import ROOT
 
 nodes = pytest.importorskip("docutils.nodes")
 pytest.importorskip("sphinx")
-sys.path.append(str(ROOT / "docs" / "site"))
+
+
+@pytest.fixture(autouse=True)
+def extensions(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Imports from docs/site; within tests only, since commands are forked where the path is as before."""
+    monkeypatch.syspath_prepend(ROOT / "docs" / "site")
 
 
 def children(name: str, text: str, *pages: str) -> list[str]:
