@@ -227,7 +227,7 @@ GIVEN: dict[str, Given] = {
     "docs/how-to/torchrun-and-slurm.md": Given(files=MY),
     "docs/how-to/train-longer.md": Given(
         files=MY,
-        before=("nanogpt-kit run my", NAMED.format("my")),
+        before=("nanogpt-kit run my schedule=constant", NAMED.format("my")),
         smaller={
             "--extend 500": "--extend 4",
             "train.steps=2500": "train.steps=12",
