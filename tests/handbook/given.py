@@ -124,13 +124,6 @@ GIVEN: dict[str, Given] = {
             "ROMEO:": "3 times",
         },
     ),
-    "docs/extending/publishing-a-plugin.md": Given(
-        smaller={
-            "nanogpt-kit run experiments/": "cp -r ../*.toml ../my_texts . && cp -r ../*.toml ../my_texts experiments"
-            " && nanogpt-kit run experiments/",
-            "--seeds 5": "--seeds 2",
-        }
-    ),
     "docs/extending/testing-a-plugin.md": Given(
         files={
             "glu.py": block("docs/extending/writing-a-component.md", "python"),
