@@ -20,6 +20,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # models of the tests are so smal
 
 import launcher
 import pytest
+import rich
 from hypothesis import settings
 
 # Times differ on shared machines; leave no files. `--hypothesis-profile thorough` tries four times the examples.
@@ -38,6 +39,12 @@ os.fsync = lambda descriptor: None  # most of the time of a small run
 def real_processes(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every command of this test starts an interpreter of its own."""
     monkeypatch.setattr("subprocess.Popen", launcher.RealPopen)
+
+
+@pytest.fixture(autouse=True)
+def own_console() -> None:
+    """A verb may have moved rich's console to stderr, which its process would have taken with it."""
+    rich.reconfigure()
 
 
 COUNT = itertools.count()  # of tests
