@@ -107,7 +107,8 @@ def run_command() -> int:
         report_error(f"error: {error}" if len(error.faults) == 1 else f"{len(error.faults)} errors:\n{error}", error)
         return BUSY if isinstance(error, Busy) else MISTAKE
     except LostRank as error:  # torch's message may help, but another rank reports the reason
-        report_error(f"run failed: {error}\n{error.__cause__}", error, delay=3.0)
+        if not error.terminated:
+            report_error(f"run failed: {error}\n{error.__cause__}", error, delay=3.0)
         return FAILED
     except RunFailed as error:
         report_error(f"run failed: {error}", error)

@@ -128,6 +128,7 @@ class LostRank(RunFailed):
     """Another process of the run has ended; that process reports why."""
 
     cause = "lost_rank"
+    terminated = False  # a signal came, too: what started the processes ends this one, since another one has failed
 
 
 def dotted(key: Key) -> str:

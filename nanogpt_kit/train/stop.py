@@ -9,6 +9,7 @@ from enum import IntEnum
 from types import FrameType, TracebackType
 from typing import Any
 
+from nanogpt_kit.core.errors import LostRank
 from nanogpt_kit.system import signals
 from nanogpt_kit.train.progress import Progress
 from nanogpt_kit.train.world import World
@@ -37,6 +38,8 @@ class StopSignals:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         for number, handler in self.previous_handlers.items():
             signal.signal(number, handler)
+        if isinstance(error, LostRank) and self.name:
+            error.terminated = True
 
     @contextmanager
     def raise_on_first(self) -> Iterator[None]:

@@ -7,11 +7,13 @@ import re
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from nanogpt_kit.core.errors import FAILED, LostRank
 from nanogpt_kit.runs.find import find_run
 from nanogpt_kit.train.stop import StopSignals
 
@@ -55,6 +57,26 @@ def test_under_nohup_a_hangup_is_ignored(handlers: None) -> None:
         signal.raise_signal(signal.SIGHUP)
         assert stop.name == ""
     assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+
+
+@posix
+@pytest.mark.parametrize("names", [[], ["SIGTERM"]])
+def test_a_rank_that_is_terminated_when_it_lost_another_one_leaves_the_report_to_that_one(
+    names: list[str], handlers: None, monkeypatch: pytest.MonkeyPatch, command: Callable[..., Any]
+) -> None:
+    """Its connections close a moment before the signal of the launcher arrives, or a moment after."""
+
+    def lose_rank(**_: object) -> None:
+        with StopSignals():
+            for name in names:
+                signal.raise_signal(getattr(signal, name))
+            raise LostRank("another process of the run was lost")
+
+    monkeypatch.setattr("nanogpt_kit.__main__.cli", lose_rank)
+    monkeypatch.setattr("time.sleep", lambda seconds: None)
+    answer = command("run")
+    assert answer.code == FAILED
+    assert ("was lost" in answer.err) != bool(names)
 
 
 ENDLESS = ["train.steps=1000000", "schedule=constant", "checkpoint.every_steps=1000000", "evaluate.every_steps=1000000"]
