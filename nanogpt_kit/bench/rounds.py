@@ -5,6 +5,7 @@ Other load on the machine then affects all of them equally.
 
 from __future__ import annotations
 
+import atexit
 import logging
 import math
 import os
@@ -134,6 +135,7 @@ def init_worker(parent: int) -> None:
 def prepare_worker(load: Callable[[], Experiment], seconds: float) -> Timing:
     global _timed
     _timed = TimedTrainer(load())
+    atexit.register(_timed.close)
     step_seconds = _timed.time_round(3) / 3
     return Timing(_timed.facts, max(1, round(seconds / step_seconds)))
 
@@ -149,10 +151,9 @@ def time_steps(count: int) -> float:
 
 
 def profile_parts(count: int) -> tuple[dict[str, float], int | None]:
-    """(seconds per step by part, peak memory). The last call to a worker: its trainer is closed."""
+    """(seconds per step by part, peak memory). The last call to a worker."""
     timed = timed_trainer()
     memory, parts = timed.peak_memory(), timed.time_parts(count)
-    timed.close()
     return parts, memory
 
 

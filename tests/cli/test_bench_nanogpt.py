@@ -73,6 +73,29 @@ def test_other_parts_are_named_and_compared_with_those_of_nanogpt(
 
 
 @pytest.mark.slow
+def test_what_was_timed_is_closed_before_its_process_ends(tiny: Path, checkout: Path) -> None:
+    source = """
+import os
+from nanogpt_kit.api import Callback, hookimpl
+
+class Closing(Callback):
+    def build(self, run):
+        return self
+
+    @hookimpl
+    def run_finished(self, run, status):
+        os.write(2, f"closed: {status}\\n".encode())
+"""
+    (tiny.parent / "closing.py").write_text(source)
+    changes = ('components=["closing.py"]', "callback=['closing']", "--trust-code", "--nanogpt", str(checkout))
+    command = [sys.executable, "-m", "nanogpt_kit", "bench", str(tiny), *map(str, FEW[:-1]), *changes]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.count("closed: interrupted") == 1
+    assert {line.split()[0] for line in done.stderr.splitlines()} == {"preparing", "prepared", "round", "closed:"}
+
+
+@pytest.mark.slow
 def test_generation_is_compared_with_the_same_weights(
     command: Command, tiny: Path, checkout: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
