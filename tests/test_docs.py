@@ -307,6 +307,7 @@ WORDS = {
         "model.py",
         "train.py",
         "make bench-nanogpt NANOGPT=nanoGPT",
+        "GOMP_SPINCOUNT=2000",
         "GOMP_SPINCOUNT=5000",
         "GOMP_SPINCOUNT=20000",
         "NANOGPT_KIT_TEST_NANOGPT",

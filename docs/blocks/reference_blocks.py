@@ -113,6 +113,7 @@ def fields_of(record: type) -> str:
         if isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name) and not is_class_var(field):
             comment = re.search(r"  # (.*)$", lines[(field.end_lineno or 1) - 1])
             meaning = comment[1] if comment else described(field) or summary_of(hints[field.target.id])
+            assert meaning, f"the field {field.target.id} of {record.__name__} has no comment"
             rows.append([f"`{field.target.id}`", type_text(hints[field.target.id]), meaning])
     summary = first_sentence(inspect.cleandoc(record.__doc__ or ""))
     return f"**{record.__name__}**: {summary}\n\n{table(['field', 'type', 'meaning'], rows)}"

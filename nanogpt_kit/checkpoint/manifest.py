@@ -30,10 +30,10 @@ SHARD = re.compile(rf"{SHARDS}/[A-Za-z0-9_.-]*[A-Za-z0-9_-][A-Za-z0-9_.-]*")  # 
 class Manifest:
     """manifest.json in a checkpoint."""
 
-    step: int
+    step: int  # number of updates of the weights
     files: Mapping[str, str]  # the SHA-256 of each file, by its path in the checkpoint
     options: Mapping[str, int | float] = field(default_factory=dict)  # of the model's parts, as schedules have set them
-    format: int = FORMAT
+    format: int = FORMAT  # version of the format
 
     @classmethod
     def read(cls, path: Path) -> Manifest:

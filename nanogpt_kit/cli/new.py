@@ -91,6 +91,9 @@ def check_no_more_words(words: Sequence[str], file: str, sources: Sequence[str])
         return
     if "=" in words[0]:
         raise KitError(f"command line: unexpected {words[0]!r}: `new` takes no overrides; set the option in {file}")
+    if words[0].endswith(".py") and not sources:
+        command = shlex.join(["nanogpt-kit", "new", file, "--from-nanogpt", words[0]])
+        raise KitError(f"command line: unexpected {words[0]!r}; to convert a config file of nanoGPT, write `{command}`")
     paths = [*sources, *words]
     options = [word for path in paths[:MAX_NAMED] for word in ("--source", path)]
     command = shlex.join(["nanogpt-kit", "new", file, *options]) + " ..." * (len(paths) > MAX_NAMED)

@@ -21,7 +21,7 @@ Change = Annotated[tuple[str | None, str | None], Field(strict=False)]  # values
 class ArmRecord(RecordPart):
     """An arm; the first of a comparison is the base."""
 
-    label: AnyText
+    label: AnyText  # name of the arm in tables
     experiment: str  # its name
     configuration: str  # Experiment.configuration()
     changes: dict[
@@ -33,20 +33,20 @@ class Measurement(RecordPart):
     """One run of an arm. A run that did not finish has no value."""
 
     arm: int  # index
-    seed: int
+    seed: int  # of the run
     run: AnyText  # its folder
-    state: State
+    state: State  # of the run
     cause: Cause | None = None  # why it did not finish
     reason: AnyText = ""  # the same for people, or why a finished run has no value
     is_reused: bool = False  # answered from a run that was finished before
     value: float | None = None  # of the metric, at the last full evaluation
-    steps: int = 0
-    tokens: int = 0
+    steps: int = 0  # taken
+    tokens: int = 0  # trained on
     seconds: float = 0.0  # spent in steps
-    ended_by: EndedBy | None = None
+    ended_by: EndedBy | None = None  # the limit, callback or signal that ended the run
     tokens_per_second: float | None = None  # median over the logged steps
     memory_bytes: int | None = None  # peak
-    parameters: int | None = None
+    parameters: int | None = None  # of the model, tied ones once
 
 
 class Judgement(RecordPart):
@@ -54,12 +54,12 @@ class Judgement(RecordPart):
 
     seeds: Listed[int]  # the pairs
     difference: float | None = None  # mean over pairs of contender minus base, in units of the metric
-    difference_sd: float | None = Field(None, ge=0)
+    difference_sd: float | None = Field(None, ge=0)  # standard deviation of the differences of the pairs
     low: float | None = None  # of the interval of the difference
-    high: float | None = None
+    high: float | None = None  # of the interval of the difference
     level: float = Field(0.95, gt=0, lt=1)  # of the interval; higher after several looks, and for several contenders
     p_value: float | None = None  # of the paired t test
-    verdict: Verdict = "undecided"
+    verdict: Verdict = "undecided"  # better or worse where the whole interval is
     more_seeds: int | None = None  # that would decide it, were mean and sd to stay; None: decided, or too many
     reason: str = ""  # why it is undecided, besides its interval
 
@@ -69,7 +69,7 @@ class Result(Judgement):
 
     arm: int  # index
     mean: float | None = None  # of the contender, over its own seeds
-    sd: float | None = None
+    sd: float | None = None  # standard deviation of the contender over its own seeds
     wins: int = 0  # pairs in which the contender is better
 
 
@@ -89,7 +89,7 @@ class Effect(Judgement):
 class Look(RecordPart):
     """A judgement; each later look at the same two arms takes a wider interval."""
 
-    seeds: Listed[int]
+    seeds: Listed[int]  # the pairs that were judged
     values: str = ""  # hash of the judged values: the same seeds with the same values again are the same look
     time: float  # seconds since 1970
 
@@ -99,15 +99,15 @@ class Comparison(NamesRecord):
 
     max_bytes: ClassVar[int] = 1 << 24
 
-    id: str
-    kind: Literal["compare", "ablate", "noise"]
-    command: AnyText
+    id: str  # the name of its folder
+    kind: Literal["compare", "ablate", "noise"]  # the verb that asked
+    command: AnyText  # as it was given
     text: AnyText = ""  # the user's reason to ask
     started: float  # seconds since 1970, when the question was first asked
     time: float  # of this look
-    metric: str
-    direction: Literal["minimize", "maximize"]
-    yardstick: str
+    metric: str  # that is compared
+    direction: Literal["minimize", "maximize"]  # of the better value
+    yardstick: str  # identifies what measured the metric, and on which text
     budget: str = ""  # "1,500 steps", for people
     arms: Listed[ArmRecord]
     looks: Listed[Look]

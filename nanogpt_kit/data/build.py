@@ -155,7 +155,8 @@ def write_data(
     size, seconds = sum(split.bytes for split in splits.values()), time.perf_counter() - started
     counts = ", ".join(f"{name} {split.tokens:,} tokens{counted_note(split)}" for name, split in splits.items())
     speed = f" ({size / 1e6 / seconds:.1f} MB/s)" if seconds > 1 and not writer.chunks_on_disk else ""
-    logger.info("prepared %.1f MB of text in %.1f s%s: %s", size / 1e6, seconds, speed, counts)
+    amount = f"{size / 1e6:.1f} MB" if size >= 1e5 else f"{size / 1e3:.1f} kB"
+    logger.info("prepared %s of text in %.1f s%s: %s", amount, seconds, speed, counts)
     return manifest
 
 

@@ -21,34 +21,32 @@ Count = Annotated[int, Field(ge=0, le=2**56)]  # more than a disk has room for, 
 class DatasetRecord(JsonRecord):
     """Which dataset the tokens were made from."""
 
-    use: str
+    use: str  # name of the component
     code: str  # the identity of the code of the component, and of those within it
-    fingerprint: str
+    fingerprint: str  # of the options and the text that was read
 
 
 class CountedRecord(JsonRecord):
     """The tokens of a split that count, where its documents are marked."""
 
-    tokens: Count
+    tokens: Count  # that count
     bytes: Count  # of the characters that they stand for
     edges: Count  # numbers in the file
-    sha256: Sha256
+    sha256: Sha256  # of the file
 
 
 class SourceRecord(JsonRecord):
     """Counts and hashes of the tokens of a split that come from one source of the dataset."""
 
-    tokens: Count
-    bytes: Count
-    documents: Count
-    unknown: Count
-    # of the tokens, the starts of documents counted from its first token, and the text; None for train
-    sha256: Sha256 | None = None
-    documents_sha256: Sha256 | None = None
-    text_sha256: Sha256 | None = None
-    # of those that count; None where every token of the split does
-    counted_tokens: Count | None = None
-    counted_bytes: Count | None = None
+    tokens: Count  # in the file
+    bytes: Count  # of text
+    documents: Count  # that have text
+    unknown: Count  # as in SplitRecord
+    sha256: Sha256 | None = None  # of the tokens; None for train
+    documents_sha256: Sha256 | None = None  # of the starts of documents, counted from its first token; None for train
+    text_sha256: Sha256 | None = None  # of the text; None for train
+    counted_tokens: Count | None = None  # None where every token of the split counts
+    counted_bytes: Count | None = None  # of the text of those that count; None likewise
     counted_sha256: Sha256 | None = None  # of the edges in the file, counted from its first token; None for train
 
     @property
@@ -60,15 +58,15 @@ class SourceRecord(JsonRecord):
 class SplitRecord(JsonRecord):
     """Counts and hashes of one split."""
 
-    tokens: Count
+    tokens: Count  # in the file
     bytes: Count  # of text
-    documents: Count
+    documents: Count  # that have text
     empty: Count  # documents without text, left out
     unknown: Count  # characters or tokens that the tokenizer does not know, or, except in train, whose text it changes
     longest: Count  # document, in tokens, its end included
     duplicates: Count  # documents that are also in a smaller split
     sha256: Sha256  # of the tokens
-    documents_sha256: Sha256
+    documents_sha256: Sha256  # of the starts of documents
     text_sha256: Sha256 | None = None  # of the text, the same for every tokenizer; None for train
     references: dict[str, Annotated[float, Field(ge=0, allow_inf_nan=False)]] = {}  # bits per byte, by compressor
     counted: CountedRecord | None = None  # None, and not in the file: every token counts
@@ -88,10 +86,10 @@ class SplitRecord(JsonRecord):
 class DataManifest(JsonRecord):
     """manifest.json in a folder of prepared data."""
 
-    version: Annotated[int, Field(ge=FORMAT_VERSION, le=FORMAT_VERSION)]
+    version: Annotated[int, Field(ge=FORMAT_VERSION, le=FORMAT_VERSION)]  # of this format
     dataset: DatasetRecord
     tokenizer: TokenizerRecord
-    dtype: Literal["uint16", "uint32"]
+    dtype: Literal["uint16", "uint32"]  # of a token in the files
     splits: dict[str, SplitRecord]
     sha256: Sha256  # of all other values
 

@@ -40,11 +40,11 @@ class JsonRecord(BaseModel):
 class TokenizerRecord(JsonRecord):
     """A tokenizer: these keys, and beside them its options."""
 
-    use: str
+    use: str  # name of the component
     code: str  # the identity of the component's code
-    vocab_size: Annotated[int, Field(ge=1, le=2**32)]
-    eot_id: int | None
-    fingerprint: Sha256
+    vocab_size: Annotated[int, Field(ge=1, le=2**32)]  # number of token ids
+    eot_id: int | None  # id of the token that ends a document; None where there is none
+    fingerprint: Sha256  # of the options and the state
     state: dict[str, Any]  # what `Tokenizer.restore` takes
 
     @classmethod

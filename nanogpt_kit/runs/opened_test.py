@@ -17,7 +17,7 @@ class OpenedTest(RecordPart):
     """What the evaluators measured on the test split."""
 
     time: float  # seconds since 1970
-    step: int
+    step: int  # of the checkpoint
     weights: str  # SHA-256 of the checkpoint's
     used: AnyText = ""  # the callback whose weights were used, as in the run's own evaluations; "": the trained ones
     metrics: dict[str, float | None]  # None: not finite

@@ -34,7 +34,7 @@ class TrainedSource(RecordPart):
 class TrainingData(RecordPart):
     """Which tokens a run is trained on, by fingerprints and SHA-256."""
 
-    folder: AnyText
+    folder: AnyText  # of the prepared data
     dataset: str  # fingerprint
     tokenizer: str  # fingerprint
     splits: dict[str, str]  # SHA-256 of the tokens, by split
@@ -56,18 +56,18 @@ class TrainingData(RecordPart):
 class Machine(RecordPart):
     """Where a run was started. An imported model has no fields below `cores`."""
 
-    host: AnyText
-    user: AnyText
-    system: AnyText
-    python: str
-    cores: int | None
-    device: str | None = None
-    gpu: str | None = None
-    processes: int | None = None
-    precision: str | None = None
+    host: AnyText  # name in the network
+    user: AnyText  # who started the run
+    system: AnyText  # name and version of the operating system
+    python: str  # version
+    cores: int | None  # of the processor, as the system counts them
+    device: str | None = None  # cpu, cuda or mps
+    gpu: str | None = None  # its name
+    processes: int | None = None  # ranks of the run
+    precision: str | None = None  # in which products are computed
     precision_since: str | None = None  # why this one
-    threads: int | None = None
-    chunks: int | None = None
+    threads: int | None = None  # of an operation
+    chunks: int | None = None  # parts of a batch that threads compute at once
     choices: dict[str, str] | None = None  # what components chose for the device, by their keys
 
     @classmethod
@@ -86,28 +86,28 @@ class Machine(RecordPart):
 class InitFrom(RecordPart):
     """The checkpoint whose weights a run began with."""
 
-    checkpoint: AnyText
+    checkpoint: AnyText  # its folder
     sha256: str  # of its weights
 
 
 class BranchedFrom(RecordPart):
     """The checkpoint of another run from which a run began, with its whole training state."""
 
-    checkpoint: AnyText
+    checkpoint: AnyText  # its folder
     sha256: str  # of its weights
 
 
 class TokenizerFrom(RecordPart):
     """The checkpoint whose tokenizer a run took."""
 
-    checkpoint: AnyText
+    checkpoint: AnyText  # its folder
     fingerprint: str  # of the tokenizer
 
 
 class Imported(RecordPart):
     """The source of a model that was imported, not trained."""
 
-    source: AnyText
+    source: AnyText  # the file or folder that was imported
     files: dict[AnyText, str]  # SHA-256 by file name
 
 
@@ -115,9 +115,9 @@ class VersionChange(RecordPart):
     """A plugin of which a resumed run continued with another version, or with other code of the same version."""
 
     step: int  # that it continued from
-    distribution: str
-    before: str
-    after: str
+    distribution: str  # name of the package
+    before: str  # version
+    after: str  # version
     sources: dict[str, str]  # of its components before, as `Provenance.sources` has them
 
 
@@ -126,10 +126,10 @@ class Provenance(NamesRecord):
 
     max_bytes: ClassVar[int] = 1 << 24
 
-    command: AnyText
-    folder: AnyText
+    command: AnyText  # that started the run
+    folder: AnyText  # in which it was started
     started: str  # UTC, as 2026-01-02T03:04:05Z
-    seed: int
+    seed: int  # train.seed
     fingerprint: str  # of the experiment at the start
     configuration: str  # Experiment.configuration()
     code: str  # code_identity of the experiment

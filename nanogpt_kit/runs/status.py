@@ -53,8 +53,8 @@ Reason = Annotated[str, BeforeValidator(sanitize_reason)]
 class Best(RecordPart):
     """The best value of the metric that checkpoint.keep_best names; None where it is not finite."""
 
-    step: int = Field(ge=0, lt=2**63)
-    value: float | None = None
+    step: int = Field(ge=0, lt=2**63)  # at which it was evaluated
+    value: float | None = None  # of the metric
 
     @classmethod
     def of(cls, best: Mapping[str, Any]) -> Best | None:

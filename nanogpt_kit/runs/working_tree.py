@@ -23,10 +23,10 @@ NAMES_SHOWN = 3
 class GitState(RecordPart):
     """The commit of a run's code, and whether the working tree differed from it."""
 
-    commit: str
+    commit: str  # its hash
     dirty: bool | AnyText  # "unknown: ..." where git failed
     left_out: Annotated[tuple[AnyText, ...], Field(strict=False)] = ()  # of dirty.patch; the first MAX_NAMES
-    left_out_count: int = Field(0, ge=0)
+    left_out_count: int = Field(0, ge=0)  # number of files that are left out
 
     def describe_left_out(self) -> str:
         """A count and the first names, for people; empty where the patch is complete."""

@@ -3,6 +3,9 @@
 The folder is the cache of torch's compiler: where a record has the seconds of compiling, the graph is in the cache, and
 removing the folder removes both. It may be removed at any time. Its default is in the user's cache folder, since
 torch's own is in /tmp, which is lost when the machine restarts; TORCHINDUCTOR_CACHE_DIR names another.
+
+Each model of CPU and instruction set has a separate folder, since torch finds a graph whatever CPU it was compiled for:
+code for AVX-512 that is loaded where AVX2 is chosen reads other elements than it should, or ends the process.
 """
 
 from __future__ import annotations
@@ -20,7 +23,7 @@ from nanogpt_kit.core.errors import KitError
 from nanogpt_kit.core.experiment import Experiment
 from nanogpt_kit.core.graph_identity import compile_task, graph_code, graph_identity
 from nanogpt_kit.core.options import digest
-from nanogpt_kit.nn.measured_choices import current_conditions
+from nanogpt_kit.nn.measured_choices import cpu_name, current_conditions
 from nanogpt_kit.runs.lock import Lock, is_locked
 from nanogpt_kit.runs.record import Record, Unreadable
 from nanogpt_kit.system.folders import cache_dir
@@ -48,9 +51,12 @@ class CompileRecord(Record):
 
 
 def compiled_folder() -> Path:
-    """The cache of torch's compiler. Raises RuntimeError without a home."""
+    """The cache of torch's compiler for this CPU. Raises RuntimeError without a home."""
     named = os.environ.get(CACHE_VARIABLE)
-    return Path(named) if named else cache_dir() / "compiled"
+    if named:
+        return Path(named)
+    capability = torch.backends.cpu.get_cpu_capability().lower()
+    return cache_dir() / "compiled" / f"{capability}-{digest([cpu_name()])[:8]}"
 
 
 def use_compiled_folder() -> None:

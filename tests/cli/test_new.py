@@ -164,6 +164,10 @@ def test_what_has_the_name_of_the_schema_is_kept(kind: str, command: Command) ->
             ["x", "--source", "a.txt", "b c.txt"],
             "command line: unexpected 'b c.txt': --source takes one path; put quotes around a glob, as in",
         ),
+        (
+            ["x", "a.py"],
+            "command line: unexpected 'a.py'; to convert a config file of nanoGPT, write `nanogpt-kit new x --from-",
+        ),
         (["x", *"abcde"], "command line: unexpected 'a': --source takes one path; "),
         (
             ["x", "train.steps=5"],

@@ -35,7 +35,7 @@ REPLACED = tuple(  # what differs between machines, versions of Python or of thi
         (r"\d+ files, [\d.]+ MB", "<count> files, <size> MB"),
         (r"(?<=: )(\.\w+ )\d+(?=[,;\n])", r"\1<count>"),
         (r"(, \.\w+ )\d+(?=[,;\n])", r"\1<count>"),
-        (r"[\d.]+ MB of text", "<size> MB of text"),
+        (r"[\d.]+ [kM]B of text", "<size> MB of text"),
         (r"(?:train )?[\d,]+ (?:tokens|train), (?:val )?[\d,]+ (?:tokens|val)$", "<count> train, <count> val"),
     )
 )

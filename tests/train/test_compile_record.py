@@ -17,6 +17,7 @@ from nanogpt_kit.core.experiment import Experiment
 from nanogpt_kit.core.machine_choices import MachineChoices, applied
 from nanogpt_kit.core.options import RunContext
 from nanogpt_kit.train import compile as compiling
+from nanogpt_kit.train import compile_record
 from nanogpt_kit.train.compile import CompileChoice, Trial
 from nanogpt_kit.train.compile_decision import Seconds, Work
 from nanogpt_kit.train.compile_record import (
@@ -253,10 +254,19 @@ def test_the_cache_of_the_compiler_is_in_the_users_cache_folder(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     use_compiled_folder()
-    assert os.environ[CACHE_VARIABLE] == str(tmp_path / "cache" / "nanogpt-kit" / "compiled")
+    assert Path(os.environ[CACHE_VARIABLE]).parent == tmp_path / "cache" / "nanogpt-kit" / "compiled"
     monkeypatch.setenv(CACHE_VARIABLE, str(tmp_path / "mine"))
     use_compiled_folder()
     assert compiled_folder() == tmp_path / "mine"
+
+
+def test_code_is_never_loaded_where_another_cpu_or_instruction_set_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    folders = {compiled_folder()}
+    for capability in ("AVX2", "DEFAULT"):
+        monkeypatch.setattr("torch.backends.cpu.get_cpu_capability", lambda named=capability: named)
+        folders.add(compiled_folder())
+    monkeypatch.setattr(compile_record, "cpu_name", lambda: "another one")
+    assert len(folders | {compiled_folder()}) == len(folders) + 1 >= 3
 
 
 def test_of_two_runs_that_start_at_once_one_compiles_and_the_other_finds_it(
