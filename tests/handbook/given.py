@@ -101,7 +101,7 @@ CHATS = "".join(
 )
 # Of the experiments on a page
 SHORT = {"steps = 300": "steps = 4"}
-PARTS = tiny("parts") + "\n[ablate]\nseeds = 2\n"
+PARTS = tiny("parts").replace("lr = 3e-3", "lr = 4e-3") + "\n[ablate]\nseeds = 2\n"
 BENCH = {"kit bench ": "kit bench --rounds 2 --seconds 0.1 "}  # in place of 9 rounds of 2 seconds
 TRIALS = {"trials = 5": "trials = 2", "confirm = 2": "confirm = 0", "workers = 2": "workers = 1"}
 

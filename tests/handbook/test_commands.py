@@ -38,7 +38,8 @@ def environment(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Path], Pa
 
     def make(page: Path) -> Path:
         blocks = [block for block in blocks_of(page) if block.is_run]
-        name = ids(page) if any("pip " in block.text for block in blocks) else ""
+        before = GIVEN.get(ids(page), Given()).before
+        name = ids(page) if any("pip " in text for text in (*before, *(block.text for block in blocks))) else ""
         if not name and not page.is_relative_to(TUTORIAL) and not any(block.marker("until") for block in blocks):
             return forking_commands(tmp_path_factory.mktemp("commands"))
         if name not in made:
