@@ -14,7 +14,7 @@ from nanogpt_kit.core.class_source import first_sentence
 from nanogpt_kit.core.options import Component
 
 DOCS = Path(__file__).parents[1]
-STARS = {inspect.Parameter.VAR_POSITIONAL: "*", inspect.Parameter.VAR_KEYWORD: "**"}
+STARS: dict[Any, str] = {inspect.Parameter.VAR_POSITIONAL: "*", inspect.Parameter.VAR_KEYWORD: "**"}
 OTHER_NAMES = {  # of the api, without a docstring of ours
     "Document": "What a dataset yields: a text, or a `MarkedText`.",
     "Field": "The default, bounds and description of an option: pydantic's.",

@@ -51,7 +51,7 @@ def room_of(parts: tuple[str, ...]) -> str | None:
 
 def imported_modules(path: Path) -> set[str]:
     """The modules that a file imports anywhere in it."""
-    found = set()
+    found: set[str] = set()
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
             found.update(alias.name for alias in node.names)

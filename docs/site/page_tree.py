@@ -24,7 +24,7 @@ def add_children(app: Sphinx, name: str, source: list[str]) -> None:
     page = PurePosixPath(name)
     if page.name not in INDEXES and str(page) != PLUGINS:
         return
-    children = {}
+    children: dict[str, str] = {}
     for text, target in LINK.findall("\n".join([*LIST_ITEM.findall(source[0]), source[0]])):
         path = PurePosixPath(os.path.normpath(page.parent / target))
         child = str(path.with_suffix(""))

@@ -204,10 +204,12 @@ def foreign_meaning(text: str) -> list[Answer]:
 
 
 def other_meaning(text: str, found: list[Found]) -> str:
-    """The option that another program's name means here, as nanoGPT's batch_size; empty where it is among `found`."""
+    """The option that another program's name means here, as nanoGPT's batch_size; empty where it is among `found`, or
+    an option of a component there."""
     answer = foreign_option(text)
     key = answer[0].partition("=")[0] if answer else ""
-    return "" if not answer or not key or key in map(name_of, found) else with_remark(answer)
+    is_found = any(f"{key}.".startswith(f"{name_of(one)}.") for one in found)
+    return "" if not answer or not key or is_found else with_remark(answer)
 
 
 def name_of(found: Found) -> str:

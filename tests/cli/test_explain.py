@@ -95,7 +95,7 @@ def test_what_another_program_means_by_a_name_is_noted(command: Command) -> None
     answer = command("explain", "batch_size")
     assert answer.out.startswith("evaluate.batch_size: ")
     assert answer.err.startswith("note: another program's batch_size is train.batch_tokens (batch_size x ")
-    for own in ("dropout", "seed", "top_k", "train"):
+    for own in ("dropout", "seed", "top_k", "train", "early_stopping"):
         assert command("explain", own).err == ""
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from drawing.canvas import Canvas
 from drawing.code_facts import parameters_text, quickstart_model, require_text
 
@@ -9,7 +11,7 @@ GPT = "nanogpt_kit/components/model/gpt.py"
 
 
 def draw() -> Canvas:
-    model = quickstart_model()
+    model: Any = quickstart_model()
     require_text(GPT, "Transformer.features", "self.wte(ids)", "position.embed(x", "self.drop(x)", "block(x")
     require_text(GPT, "Transformer.forward", "self.ln_f(x)", "self.lm_head(x)", "self.loss(x")
     require_text(GPT, "Block.forward", "self.ln_1(x)", "self.attn(features", "self.ln_2(x)", "self.mlp(features)")

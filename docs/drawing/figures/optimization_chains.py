@@ -31,7 +31,7 @@ FILLS = {"memory": "blue", "computation": "yellow", "generation": "green"}
 
 
 def draw() -> Canvas:
-    owners = {"train": Train, "sample": Sample, "model": type(quickstart().model), "": Experiment}
+    owners: dict[str, type] = {"train": Train, "sample": Sample, "model": type(quickstart().model), "": Experiment}
     canvas = Canvas(
         720, 378, "Three chains of optimization", "Options for memory, computation and generation, in order."
     )

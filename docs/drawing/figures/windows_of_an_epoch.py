@@ -20,7 +20,7 @@ def starts_of(step: int) -> list[int]:
         batch_windows=WINDOWS_OF_A_STEP,
         seed=SEED,
     )
-    return Shuffled().starts(step, ctx).tolist()
+    return [int(start) for start in Shuffled().starts(step, ctx)]
 
 
 def draw() -> Canvas:
