@@ -375,6 +375,8 @@ def test_a_summary_reads_how_far_the_trials_at_work_are(scene: Any) -> None:
     assert found.trials[0].values == (1.0, 1.0)
     assert (found.trials[1].cause, found.trials[1].reason) == ("oom", "no room")
     assert second.index == 3
+    second.lock.__exit__(None, None, None)
+    assert play.summary().trials[3].state == "interrupted", "its controller has ended"
 
 
 def test_what_is_no_sweep_has_no_summary(scene: Any) -> None:

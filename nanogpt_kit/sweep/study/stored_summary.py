@@ -18,6 +18,7 @@ from nanogpt_kit.runs import metrics
 from nanogpt_kit.runs.folder import RunFolder
 from nanogpt_kit.sweep.study.confirmation import ConfirmationPlan, confirmed_trials, fresh_seed
 from nanogpt_kit.sweep.study.confirmation_state import confirmation_state
+from nanogpt_kit.sweep.study.ownership import Ownership, OwnershipState
 from nanogpt_kit.sweep.study.records import FORMAT, NotComparable, Owner, TrialResult, report_damage
 from nanogpt_kit.sweep.study.sampler import report_unit
 from nanogpt_kit.sweep.study.search import COMPARABLE, SearchPlan
@@ -100,11 +101,15 @@ def summarize_trial(trial: FrozenTrial, unit: int) -> TrialSummary:
             values[name] = getattr(result, name)
         values["values"] = tuple(value for value in result.values if value is not None)  # a run that has ended early
     summary = TRIAL_SUMMARY.validate_python(values)
-    return add_progress(summary) if summary.state == "running" else summary
+    if summary.state == "running" and owner:
+        if Ownership(Path(owner.folder)).state(trial) is OwnershipState.LOST:
+            summary = replace(summary, state="interrupted")
+        return add_progress(summary)
+    return summary
 
 
 def add_progress(summary: TrialSummary) -> TrialSummary:
-    """Adds the progress of a trial that has not ended, if its runs are on this machine."""
+    """Adds the progress of a trial that has not ended, if its runs have folders on this machine."""
     paths = sorted(Path(summary.folder).glob(f"trial-{summary.index:04d}-s*")) if summary.folder else []
     runs = [RunFolder(path) for path in paths]
     if not runs:
