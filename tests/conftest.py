@@ -72,13 +72,16 @@ def own_folders(
     monkeypatch.setenv("NANOGPT_KIT_CONSENTED", "")  # and what a test consents to ends with it
 
 
+SETUPTOOLS = os.path.join("setuptools", "_vendor")  # which it adds when torch's compiler imports it
+
+
 @pytest.fixture(scope="module", autouse=True)
 def same_import_path() -> Iterator[None]:
     """A folder that a module leaves on sys.path enters PYTHONPATH of later commands, which are then not forked but take
     three seconds to import torch: see launcher.is_served."""
     before = list(sys.path)
     yield
-    left = [folder for folder in sys.path if folder not in before]
+    left = [folder for folder in sys.path if folder not in before and not folder.endswith(SETUPTOOLS)]
     sys.path[:] = before  # later modules are not to blame
     assert not left, f"tests left folders on sys.path: {left}; monkeypatch.syspath_prepend takes them back"
 
