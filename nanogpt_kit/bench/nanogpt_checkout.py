@@ -42,7 +42,7 @@ class Checkout:
     def open(cls, text: str) -> Checkout:
         """Raises KitError where files are missing."""
         folder = Path(text).absolute()
-        if not folder.is_dir():
+        if not text or not folder.is_dir():
             raise checkout_error(f"{text!r} is not a folder")
         missing = [name for name in FILES if not (folder / name).is_file()]
         if missing:

@@ -206,9 +206,9 @@ class NanoGPTProcess:
             answer = self.connection.recv()
         except EOFError:
             self.process.join()
-            code = self.process.exitcode
-            reason = f"exit code {code}; perhaps memory ran out"
-            raise RunFailed(f"the process of nanoGPT in {self.task.folder} was killed ({reason})") from None
+            code = self.process.exitcode or 0
+            end = f"was killed (signal {-code}; perhaps memory ran out)" if code < 0 else f"ended (exit code {code})"
+            raise RunFailed(f"the process of nanoGPT in {self.task.folder} {end}") from None
         if isinstance(answer, Failure):
             remedy = "does it run by itself with this Python, as its README says?"
             raise RunFailed(f"nanoGPT in {self.task.folder} failed: {answer.text}; {remedy}")

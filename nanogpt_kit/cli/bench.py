@@ -75,15 +75,16 @@ def bench(
     generates with the same weights.
 
     Reports medians over rounds, with an interval that contains the true median with 95% confidence (from 6 rounds
-    on). Nothing is written except prepared data; trackers are called as in a run.
+    on). Nothing is written except prepared data and what the kit remembers of this machine: compiled code, and which
+    ways to compute are fastest. Trackers are called as in a run.
     """
     if math.isnan(seconds):  # FloatRange accepts it, since it compares with no bound
         raise click.BadParameter("nan is not a number of seconds.", param_hint="'--seconds'")
     experiments = [(experiment, overrides), *([(vs, ())] if vs else [])]
-    if vs and nanogpt:
+    if vs and nanogpt is not None:
         raise KitError("--vs compares two experiments, --nanogpt an experiment with nanoGPT; choose one")
     loaded = [load_experiment(path, changes, trust_code) for path, changes in experiments]  # before any is timed
-    if nanogpt:
+    if nanogpt is not None:
         from nanogpt_kit.cli.bench_nanogpt import bench_beside_nanogpt
 
         bench_beside_nanogpt(loaded[0], (experiment, overrides, trust_code), nanogpt, texts, rounds, seconds, as_json)

@@ -116,9 +116,10 @@ def time_candidates(task: Task, seconds: float) -> dict[str, float]:
 
 
 def first_calls(call: Callable[[], object], deadline: float) -> list[float]:
-    """Seconds of a call, which also allocates memory and loads code, and of two more where there is time."""
+    """Seconds of a call, which also allocates memory and loads code, and of two more where there is time and it is not
+    TOO_SLOW."""
     times = [sample(call, 1)]
-    while len(times) < 3 and time.perf_counter() + times[-1] < deadline:
+    while len(times) < 3 and times[0] <= TOO_SLOW and time.perf_counter() + times[-1] < deadline:
         times.append(sample(call, 1))
     return times
 

@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import functools
 import hashlib
-import json
 import logging
 import os
 import platform
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
-from pydantic import BaseModel, ConfigDict, PositiveFloat
+from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, ValidationError
 
 from nanogpt_kit.core.errors import KitError
 from nanogpt_kit.core.machine_choices import CALIBRATION, MachineChoices, Task
@@ -51,6 +50,9 @@ class Conditions(BaseModel):
         return hashlib.sha256(self.model_dump_json().encode()).hexdigest()[:16]
 
 
+Figures = Annotated[Mapping[str, PositiveFloat], Field(min_length=1)]
+
+
 class Calibration(BaseModel):
     """What was measured under some conditions: a file in the user's cache folder."""
 
@@ -58,7 +60,15 @@ class Calibration(BaseModel):
 
     format: Literal[1] = 1
     conditions: Conditions
-    tasks: Mapping[str, Mapping[str, PositiveFloat]] = {}  # seconds of a call, by task and candidate; the rule's first
+    tasks: Mapping[str, Figures] = {}  # seconds of a call, by task and candidate; the rule's first
+
+
+class ChoicesOfRun(BaseModel):
+    """What a file of choices must have: machine_choices.json of a run."""
+
+    model_config = ConfigDict(strict=True)
+
+    choices: Mapping[str, str]
 
 
 def starting_choices() -> MachineChoices:
@@ -73,8 +83,10 @@ def with_measured(choices: MachineChoices, tasks: Iterable[Task], measures: bool
     """`choices`, and those for `tasks` that it lacks. They come from the record that the environment names, else from
     the cache of this machine; what is in neither is measured now, if it `measures` and while the budget of this process
     lasts."""
+    tasks, setting = list(tasks), os.environ.get(CALIBRATION, "")
+    if setting and setting != "off":
+        warn_of_unknown_candidates(choices, tasks, setting)
     missing = {task.name: task for task in tasks if task.name not in choices.choices}
-    setting = os.environ.get(CALIBRATION, "")
     if not missing or choices.is_closed or setting == "off":
         return choices
     if setting:
@@ -88,6 +100,16 @@ def with_measured(choices: MachineChoices, tasks: Iterable[Task], measures: bool
         known = {**known, **measured}
     found = {name: fastest(known[name]) for name, task in missing.items() if fits(known.get(name), task)}
     return choices.extended(found)
+
+
+def warn_of_unknown_candidates(choices: MachineChoices, tasks: Sequence[Task], file: str) -> None:
+    for task in tasks:
+        chosen = choices.choices.get(task.name)
+        if chosen is not None and chosen not in task.candidates:
+            logger.warning(
+                "%s: %s chooses %r for %s, which is none of %s; the rule chooses",
+                *(CALIBRATION, file, chosen, task.name, ", ".join(task.candidates)),
+            )
 
 
 def fits(figures: Mapping[str, float] | None, task: Task) -> bool:
@@ -157,10 +179,15 @@ def forget_calibration(conditions: Conditions) -> None:
 def choices_of_file(name: str) -> Mapping[str, str]:
     """The choices in a file that the user names: a calibration, or the record of a run. Raises KitError."""
     try:
-        values = json.loads(read_text(Path(name)))
-        if "tasks" in values:
+        values = read_json(Path(name))
+        if isinstance(values, dict) and "tasks" in values:
             return {task: fastest(figures) for task, figures in Calibration.model_validate(values).tasks.items()}
-        return {str(task): str(candidate) for task, candidate in values["choices"].items()}
-    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
-        remedy = "name a machine_choices.json of a run, a file of the calibration cache, or off"
-        raise KitError(f"{CALIBRATION}: {name} cannot be used: {error}; {remedy}") from None
+        return ChoicesOfRun.model_validate(values).choices
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(map(str, first["loc"]))
+        reason = f"{place}: {first['msg']}" if place else first["msg"]
+    except (OSError, ValueError) as error:
+        reason = str(error)
+    remedy = "name a machine_choices.json of a run, a file of the calibration cache, or off"
+    raise KitError(f"{CALIBRATION}: {name} cannot be used: {reason}; {remedy}")

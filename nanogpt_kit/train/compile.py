@@ -25,7 +25,7 @@ from nanogpt_kit.nn.compiler import compiler_obstacle
 from nanogpt_kit.nn.flops import num_params
 from nanogpt_kit.nn.parts import transformer_blocks
 from nanogpt_kit.system.garbage_collection import without_garbage_collection
-from nanogpt_kit.train.compile_decision import Decision, Work, decide, estimated_gain
+from nanogpt_kit.train.compile_decision import Decision, Seconds, Work, decide, estimated_gain
 from nanogpt_kit.train.compile_record import CompileMemory, use_compiled_folder
 from nanogpt_kit.train.determinism import add_in_one_order
 from nanogpt_kit.train.vector_instructions import all_instructions_work
@@ -156,7 +156,7 @@ class CompileChoice:
         again, and the result says why.
         """
         logger.info("compiling the model")
-        with self.turn(world):
+        with self.turn(world) as waited:
             before = cache_misses()
             began, failure = time.perf_counter(), ""
             try:
@@ -166,7 +166,10 @@ class CompileChoice:
                 failure = str(error).strip().partition("\n")[0] or repr(error)
             seconds = self.import_seconds + time.perf_counter() - began
             if world.rank == 0 and not failure:  # before another run of the graph may begin to compile
-                self.remember({"warm" if cache_misses() == before else "cold": seconds})
+                if cache_misses() != before:
+                    self.remember({"cold": seconds})
+                elif not waited:  # else the compiler was imported while the other run compiled
+                    self.remember({"warm": min(seconds, self.known_seconds().warm or seconds)})
         first = next(filter(None, world.all_gather(failure)), None)
         if first is not None:
             if world.rank == 0:
@@ -187,19 +190,25 @@ class CompileChoice:
         return self.noted()
 
     @contextmanager
-    def turn(self, world: World) -> Iterator[None]:
-        """While entered, no other run of this machine compiles the same graph for the first time."""
+    def turn(self, world: World) -> Iterator[bool]:
+        """While entered, no other run of this machine compiles the same graph for the first time. Yields whether this
+        one has waited for another."""
         is_cold = world.rank == 0 and self.memory is not None and not self.memory.read().is_warm
-        if is_cold and self.memory is not None and self.memory.is_locked():
+        waits = is_cold and self.memory is not None and self.memory.is_locked()
+        if waits:
             logger.info("waiting for another run, which compiles the same model")
         with self.memory.lock() if is_cold and self.memory is not None else nullcontext():
             world.broadcast(None)  # the other ranks wait here
-            yield
+            yield waits
 
     def remember(self, now: Mapping[str, float]) -> None:
         """Adds what was measured now to what is known of the graph."""
         if self.memory is not None:
-            self.memory.write(replace(self.memory.read(), **now))
+            self.memory.write(replace(self.known_seconds(), **now))
+
+    def known_seconds(self) -> Seconds:
+        """What is known of the graph."""
+        return self.memory.read() if self.memory is not None else Seconds()
 
     def withdrawn(self, model: nn.Module, why: str) -> CompileChoice:
         """Off, for this reason: uncompiles the modules."""

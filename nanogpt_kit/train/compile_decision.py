@@ -13,6 +13,7 @@ from nanogpt_kit.core.experiment import Experiment
 # Estimates, for what was not measured on this machine yet; from two cores of an AMD EPYC.
 SECONDS_PER_BLOCK = 7.0  # with an empty cache: 29 s for 4 blocks, 48 for 6, 81 for 12; not measured on GPUs
 WARM_FRACTION = 0.1  # of that, where the cache has the graph: 3 s for 4 blocks
+MOST_WARM_FRACTION = 0.2  # of what it took with an empty cache; more was measured under load
 GPU_GAIN = 0.4  # fraction of a pass: 250 -> 135 ms a step for GPT-2 124M on A100s (nanoGPT's README)
 CPU_GAIN = {"bf16": 0.1}  # 0.09 at 384 wide, 0.11 for GPT-2 124M; in fp32 within the noise
 NARROW_GAIN = {"bf16": 0.4}  # 42.1 -> 24.0 ms for the passes of a step at 128 wide (4 blocks, Zen 4)
@@ -98,7 +99,9 @@ def decide(work: Work, known: Seconds, eager: float, gain: float, blocks: int) -
     seconds = work.passes_within(eager) * eager
     usual = SECONDS_PER_BLOCK * max(1, blocks)
     cold = known.cold if known.cold is not None else usual
-    warm = known.warm if known.warm is not None else WARM_FRACTION * min(cold, usual)  # cold may have been under load
+    warm = WARM_FRACTION * min(cold, usual)  # cold may have been under load
+    if known.warm is not None:  # a run that does not compile would never correct a time that is too long
+        warm = known.warm if known.cold is None else min(known.warm, MOST_WARM_FRACTION * cold)
     runs = 1 + work.runs_to_come
     before = 0.0 if known.is_warm else gain * known.passes * eager
     saved, cost = gain * seconds * runs, (warm if known.is_warm else cold) + work.runs_to_come * warm

@@ -53,10 +53,9 @@ class CompileRecord(Record):
 def compiled_folder() -> Path:
     """The cache of torch's compiler for this CPU. Raises RuntimeError without a home."""
     named = os.environ.get(CACHE_VARIABLE)
-    if named:
-        return Path(named)
-    capability = torch.backends.cpu.get_cpu_capability().lower()
-    return cache_dir() / "compiled" / f"{capability}-{digest([cpu_name()])[:8]}"
+    folder = Path(named) if named else cache_dir() / "compiled"
+    of_cpu = f"{torch.backends.cpu.get_cpu_capability().lower()}-{digest([cpu_name()])[:8]}"
+    return folder if folder.name == of_cpu else folder / of_cpu  # a parent may have named it so
 
 
 def use_compiled_folder() -> None:
@@ -64,8 +63,14 @@ def use_compiled_folder() -> None:
     with suppress(OSError, RuntimeError):
         folder = compiled_folder()
         folder.mkdir(parents=True, exist_ok=True)
-        if os.access(folder, os.W_OK | os.X_OK):
-            os.environ.setdefault(CACHE_VARIABLE, str(folder))
+        if is_writable(folder):
+            os.environ[CACHE_VARIABLE] = str(folder)
+
+
+def is_writable(folder: Path) -> bool:
+    """Whether files can be written into a folder, or it can be made."""
+    existing = next((path for path in (folder, *folder.parents) if path.exists()), folder)
+    return existing.is_dir() and os.access(existing, os.W_OK | os.X_OK)
 
 
 def machine_identity(device: str) -> list[str]:
@@ -84,10 +89,10 @@ class CompileMemory:
         name = digest([graph_identity(experiment), graph_code(experiment), *shape, *machine_identity(device)])[
             :NAME_LENGTH
         ]
-        try:
-            self.path: Path | None = records_folder() / f"{name}.json"
-        except RuntimeError:
-            self.path = None
+        self.path: Path | None = None
+        with suppress(OSError, RuntimeError):
+            if is_writable(records_folder()):  # else torch compiles elsewhere, and nothing is known of that
+                self.path = records_folder() / f"{name}.json"
 
     def read(self) -> Seconds:
         """What is known."""

@@ -112,8 +112,9 @@ def test_generation_is_compared_with_the_same_weights(
 
 
 def test_what_is_no_checkout_is_refused(command: Command, tiny: Path, tmp_path: Path) -> None:
-    told = command("bench", tiny, "--nanogpt", tmp_path / "nowhere")
-    assert (told.code, "is not a folder" in told.err, "git clone" in told.err) == (2, True, True)
+    for nowhere in (tmp_path / "nowhere", ""):  # a shell's variable that is not set
+        told = command("bench", tiny, "--nanogpt", nowhere)
+        assert (told.code, "is not a folder" in told.err, "git clone" in told.err) == (2, True, True)
     told = command("bench", tiny, "--nanogpt", tmp_path)
     assert (told.code, "it has no model.py, train.py, configurator.py" in told.err) == (2, True)
     told = command("bench", tiny, "--nanogpt", tmp_path, "--vs", tiny)

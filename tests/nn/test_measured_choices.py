@@ -10,7 +10,13 @@ import pytest
 from nanogpt_kit.core.errors import KitError
 from nanogpt_kit.core.machine_choices import CALIBRATION, MachineChoices, Task
 from nanogpt_kit.nn import measured_choices
-from nanogpt_kit.nn.measured_choices import calibration_file, current_conditions, starting_choices, with_measured
+from nanogpt_kit.nn.measured_choices import (
+    Calibration,
+    calibration_file,
+    current_conditions,
+    starting_choices,
+    with_measured,
+)
 
 
 def task(*names: str, name: str = "task") -> Task:
@@ -120,7 +126,27 @@ def test_the_user_may_name_a_record(measuring: Measuring, monkeypatch: pytest.Mo
     assert measuring.measured == ["task"]
 
 
-@pytest.mark.parametrize("content", [None, "{", "[]", '{"choices": []}', '{"tasks": {"a": {"b": "c"}}}'])
+EMPTY_TASK = (
+    Calibration(conditions=current_conditions(), tasks={"a": {"b": 1}}).model_dump_json().replace('"b":1.0', "")
+)
+
+
+def test_a_candidate_of_a_named_record_that_is_none_is_reported(
+    measuring: Measuring, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "run.json").write_text('{"choices": {"task": "fp64"}}', encoding="utf-8")
+    monkeypatch.setenv(CALIBRATION, str(tmp_path / "run.json"))
+    with_measured(starting_choices(), [task("rule", "fast")])
+    assert "run.json chooses 'fp64' for task, which is none of rule, fast; the rule chooses" in caplog.text
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        *(None, "{", "[]", '"tasks"', "[" * 100_000, '{"choices": []}', '{"choices": {"a": null}}'),
+        *('{"tasks": {}}', '{"tasks": {"a": {"b": "c"}}}', EMPTY_TASK),
+    ],
+)
 def test_a_record_that_cannot_be_read_is_a_mistake(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, content: str | None
 ) -> None:
@@ -131,3 +157,4 @@ def test_a_record_that_cannot_be_read_is_a_mistake(
     with pytest.raises(KitError, match=CALIBRATION) as caught:
         starting_choices()
     assert str(file) in str(caught.value)
+    assert "\n" not in str(caught.value)

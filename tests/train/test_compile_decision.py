@@ -28,6 +28,8 @@ def decision(work: Work, known: Seconds = UNKNOWN, eager: float = 0.05, gain: fl
         (8_000, Seconds(eager=0.05), False),  # estimated: saves 40 s, less than 1.5 times as much
         (20_000, Seconds(eager=0.05), True),
         (2_000, Seconds(cold=300), True),  # compiled under load: warm it is estimated at 2.8 s
+        (700, Seconds(cold=30, warm=25, eager=0.05, compiled=0.03), True),  # so was this: 6 s at most
+        (200, Seconds(cold=30, warm=25, eager=0.05, compiled=0.03), False),
         (800, Seconds(cold=30, warm=3), True),  # the cost is known, and the gain, estimated as 4 s, is measured then
         (1_000_000, Seconds(cold=30, warm=3, eager=0.05, compiled=0.06), False),  # a loss, however long the run is
     ],
