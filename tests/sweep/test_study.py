@@ -635,6 +635,25 @@ def test_machines_that_confirm_at_once_queue_each_run_once(tmp_path: Path) -> No
     assert sorted(chain(*at_once(3, confirm))) == [*range(6)]
 
 
+def test_a_study_whose_creator_stores_its_maker_meanwhile_is_a_sweep(
+    tmp_path: Path, storage: InMemoryStorage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between two reads of the study another machine may have stored who made it, and then the trials."""
+    space = space_of(tmp_path, "trials = 2")
+    opened(space, storage, tmp_path / "sweep")
+    reads: list[str] = []
+    trials, attributes = Study.trials, optuna.Study.user_attrs.fget
+    assert attributes is not None
+
+    def read_trials(study: Study) -> list[Any]:
+        reads.append("trials")
+        return trials(study)
+
+    monkeypatch.setattr(Study, "trials", read_trials)
+    monkeypatch.setattr(optuna.Study, "user_attrs", property(lambda self: attributes(self) if reads else {}))
+    assert len(opened(space, storage, tmp_path / "sweep").trials()) == 2
+
+
 def test_a_lock_of_a_confirmation_is_not_that_of_a_trial(tmp_path: Path, storage: InMemoryStorage) -> None:
     space = space_of(tmp_path, "trials = 1\nconfirm = 1")
     study = opened(space, storage, tmp_path / "sweep")

@@ -114,9 +114,9 @@ class Study(Generic[PlanT]):
 
     def _check_is_sweep(self) -> None:
         """Raises KitError if it is not, or of another version. An empty study may be one that was just created."""
-        attributes = self.optuna_study.user_attrs
-        if (self.trials() or attributes) and "maker" not in attributes:
-            plan = self.plan
+        has_trials = bool(self.trials())  # read first: its maker is stored before any of them
+        attributes, plan = self.optuna_study.user_attrs, self.plan
+        if (has_trials or attributes) and "maker" not in attributes:
             raise KitError(
                 f"{plan.storage_key} has a study {plan.study_name!r} that is not a {plan.undertaking}; "
                 f"{plan.other_study}"
