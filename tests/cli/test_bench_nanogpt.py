@@ -32,9 +32,9 @@ def checkout(tmp_path: Path) -> Path:
 def test_training_is_compared_in_a_table_with_both_ways_of_waiting(
     command: Command, tiny: Path, checkout: Path
 ) -> None:
-    told = command("bench", tiny, *FEW, "--nanogpt", checkout)
-    assert told.code == 0, told.err
-    header, rule, row = [line for line in told.out.splitlines() if line.startswith("|")]
+    answer = command("bench", tiny, *FEW, "--nanogpt", checkout)
+    assert answer.code == 0, answer.err
+    header, rule, row = [line for line in answer.out.splitlines() if line.startswith("|")]
     cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in (header, rule, row)]
     names = ["nanoGPT, idle threads asleep", "nanoGPT, OpenMP's default", "fp32, not compiled", "ratios"]
     assert cells[0] == ["experiment", *names]
@@ -43,9 +43,9 @@ def test_training_is_compared_in_a_table_with_both_ways_of_waiting(
     assert cells[2][0].endswith("`: 2 layers, 24 wide, 5 windows of 16 tokens")
     assert len(re.findall(r"\d\.\d\d \(\d", cells[2][4])) == 2  # to each of both
     assert re.search(
-        r"\d cores? of .+, torch \d.+, 20\d\d-\d\d-\d\d\nnanoGPT of unknown commit, nanogpt-kit \d", told.out
+        r"\d cores? of .+, torch \d.+, 20\d\d-\d\d-\d\d\nnanoGPT of unknown commit, nanogpt-kit \d", answer.out
     )
-    assert "number of parameters" not in told.out
+    assert "number of parameters" not in answer.out
     assert sorted(path.name for path in checkout.iterdir()) == ["configurator.py", "model.py", "train.py"]
 
 
@@ -59,9 +59,9 @@ def test_other_parts_are_named_and_compared_with_those_of_nanogpt(
     loss = ("model.loss={ use = 'cross_entropy', label_smoothing = 0.1 }", "model.document_mask=true")
     stream = ("model.bf16_residual=true", "train.precision=bf16")
     parts = ("model.position=rope", "model.norm=rmsnorm", "optimizer=muon", *loss, *stream)
-    told = command("bench", tiny, *FEW, *parts, "--nanogpt", checkout, "--json")
-    assert told.code == 0, told.err
-    report = json.loads(told.out)
+    answer = command("bench", tiny, *FEW, *parts, "--nanogpt", checkout, "--json")
+    assert answer.code == 0, answer.err
+    report = json.loads(answer.out)
     assert set(TABLE["bench --nanogpt"][1]) == report.keys()
     rows = ["nanoGPT", "nanogpt-kit", "nanogpt-kit"]  # the first of the kit in fp32, without bf16_residual
     assert [row["program"] for row in report["rows"]] == rows
@@ -101,9 +101,9 @@ def test_generation_is_compared_with_the_same_weights(
 ) -> None:
     monkeypatch.setattr(nanogpt_generation, "policies", lambda device: ("asleep",))
     options = ("--sample", 3, "sample.max_new_tokens=7", "sample.precision=fp32", "model.bias=true", "--json")
-    told = command("bench", tiny, *FEW, *options, "--nanogpt", checkout)
-    assert told.code == 0, told.err
-    report = json.loads(told.out)
+    answer = command("bench", tiny, *FEW, *options, "--nanogpt", checkout)
+    assert answer.code == 0, answer.err
+    report = json.loads(answer.out)
     assert report["greedy"] == {"tokens": 7, "equal": 7}
     assert report["sample"]["read_bytes_per_second"] > 1e8
     assert report["ratios"][0]["rounds"] == [
@@ -113,12 +113,12 @@ def test_generation_is_compared_with_the_same_weights(
 
 def test_what_is_no_checkout_is_refused(command: Command, tiny: Path, tmp_path: Path) -> None:
     for nowhere in (tmp_path / "nowhere", ""):  # a shell's variable that is not set
-        told = command("bench", tiny, "--nanogpt", nowhere)
-        assert (told.code, "is not a folder" in told.err, "git clone" in told.err) == (2, True, True)
-    told = command("bench", tiny, "--nanogpt", tmp_path)
-    assert (told.code, "it has no model.py, train.py, configurator.py" in told.err) == (2, True)
-    told = command("bench", tiny, "--nanogpt", tmp_path, "--vs", tiny)
-    assert (told.code, "choose one" in told.err) == (2, True)
+        answer = command("bench", tiny, "--nanogpt", nowhere)
+        assert (answer.code, "is not a folder" in answer.err, "git clone" in answer.err) == (2, True, True)
+    answer = command("bench", tiny, "--nanogpt", tmp_path)
+    assert (answer.code, "it has no model.py, train.py, configurator.py" in answer.err) == (2, True)
+    answer = command("bench", tiny, "--nanogpt", tmp_path, "--vs", tiny)
+    assert (answer.code, "choose one" in answer.err) == (2, True)
 
 
 def test_a_temporary_folder_that_train_py_cannot_be_told_is_refused(
@@ -126,8 +126,8 @@ def test_a_temporary_folder_that_train_py_cannot_be_told_is_refused(
 ) -> None:
     (tmp_path / "a=b").mkdir()
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "a=b"))
-    told = command("bench", tiny, *FEW, "--nanogpt", checkout)
-    assert (told.code, "set TMPDIR to another folder than" in told.err) == (2, True)
+    answer = command("bench", tiny, *FEW, "--nanogpt", checkout)
+    assert (answer.code, "set TMPDIR to another folder than" in answer.err) == (2, True)
 
 
 @pytest.mark.slow
@@ -136,9 +136,9 @@ def test_a_failing_checkout_fails_the_command(
 ) -> None:
     monkeypatch.setattr(nanogpt_training, "policies", lambda device: ("default",))
     write_checkout(checkout, train="import model", model="raise ValueError('not this torch')")
-    told = command("bench", tiny, *FEW, "--nanogpt", checkout)
-    assert told.code == 1
-    assert "ValueError: not this torch (model.py:1)" in told.err
+    answer = command("bench", tiny, *FEW, "--nanogpt", checkout)
+    assert answer.code == 1
+    assert "ValueError: not this torch (model.py:1)" in answer.err
 
 
 @pytest.mark.slow
