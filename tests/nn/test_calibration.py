@@ -59,16 +59,19 @@ def test_a_slow_rule_is_left_where_its_rounds_would_exceed_the_budget(clock: Clo
     assert clock.calls.count("slow") == 3
 
 
-def test_a_candidate_that_takes_seconds_is_called_once(clock: Clock, caplog: pytest.LogCaptureFixture) -> None:
+@pytest.mark.parametrize("seconds", [0.6, 5.0])
+def test_a_candidate_that_takes_long_is_called_once(
+    seconds: float, clock: Clock, caplog: pytest.LogCaptureFixture
+) -> None:
     """A call cannot be ended; what it took is kept, so that no other process waits for it."""
-    task = Task("t", {"fast": clock.taking("fast", 0.001), "slow": clock.taking("slow", 5.0)})
+    task = Task("t", {"fast": clock.taking("fast", 0.001), "slow": clock.taking("slow", seconds)})
     found = measure([task], 2.0)
     assert found is not None
     assert fastest(found["t"]) == "fast"
     assert clock.calls.count("slow") == 1
-    assert "slow takes 5.0 s" in caplog.text
+    assert f"slow takes {seconds} s" in caplog.text
     clock.calls.clear()
-    slow_rule = Task("t", {"slow": clock.taking("slow", 5.0), "fast": clock.taking("fast", 0.001)})
+    slow_rule = Task("t", {"slow": clock.taking("slow", seconds), "fast": clock.taking("fast", 0.001)})
     assert chosen(slow_rule) is None  # another could be as slow
     assert clock.calls == ["slow"]
 
