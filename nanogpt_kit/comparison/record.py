@@ -100,7 +100,7 @@ class Comparison(NamesRecord):
     max_bytes: ClassVar[int] = 1 << 24
 
     id: str  # the name of its folder
-    kind: Literal["compare", "ablate", "noise"]  # the verb that asked
+    kind: Literal["compare", "ablate", "noise"]  # the question; noise: of one arm, how much its seeds differ
     command: AnyText  # as it was given
     text: AnyText = ""  # the user's reason to ask
     started: float  # seconds since 1970, when the question was first asked
